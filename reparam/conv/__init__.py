@@ -1,0 +1,44 @@
+"""The mathematics of re-parameterization: exact, float64, NumPy only."""
+
+from reparam.conv.algebra import (
+    add,
+    affine_of,
+    average_pool_as_conv,
+    compose,
+    expand_dilation,
+    expand_groups,
+    identity_as_conv,
+    pad_kernel,
+    scale_and_shift,
+)
+from reparam.conv.block import Block, Parallel, Sequential, fuse
+from reparam.conv.bounds import error_bound, gamma, rounding_count
+from reparam.conv.operators import Affine, AvgPool, BatchNorm, Conv, Identity, Operator
+from reparam.conv.reference import evaluate, evaluate_magnitude
+
+__all__ = [
+    "Affine",
+    "AvgPool",
+    "BatchNorm",
+    "Block",
+    "Conv",
+    "Identity",
+    "Operator",
+    "Parallel",
+    "Sequential",
+    "add",
+    "affine_of",
+    "average_pool_as_conv",
+    "compose",
+    "error_bound",
+    "evaluate",
+    "evaluate_magnitude",
+    "expand_dilation",
+    "expand_groups",
+    "fuse",
+    "gamma",
+    "identity_as_conv",
+    "pad_kernel",
+    "rounding_count",
+    "scale_and_shift",
+]
