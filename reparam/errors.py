@@ -37,8 +37,7 @@ class ReparamError(Exception):
 
     def located(self, what: str) -> ReparamError:
         """Return the same error under a first line that says where it happened."""
-        found = self.found or self.what
-        return type(self)(what, found=found, why=self.why, hint=self.hint)
+        return type(self)(what, found=self.found, why=self.why, hint=self.hint)
 
 
 class NotFusibleError(ReparamError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -77,3 +78,16 @@ def _put_in_place(temporary: Path, path: Path, force: bool) -> None:
         raise OutputError(f"'{path}' appeared while it was being made", hint="--force") from error
     except OSError:  # a file system without hard links
         temporary.replace(path)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,17 @@
+"""Checkpoint files, the blocks in them, and fusing from names and arrays alone."""
+
+from reparam.checkpoint.files import Arrays, Checkpoint, load_checkpoint, save_checkpoint
+from reparam.checkpoint.fusing import fuse_arrays, fuse_names
+from reparam.checkpoint.report import FusedBlock, FusionReport, Left
+
+__all__ = [
+    "Arrays",
+    "Checkpoint",
+    "FusedBlock",
+    "FusionReport",
+    "Left",
+    "fuse_arrays",
+    "fuse_names",
+    "load_checkpoint",
+    "save_checkpoint",
+]

@@ -1,0 +1,139 @@
+"""What is in a checkpoint, told without building a network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reparam.architectures import recognise
+from reparam.checkpoint.blocks import find_blocks
+from reparam.checkpoint.files import load_checkpoint
+
+_STATISTICS = ("_mean", "_variance", "running_mean", "running_var", "num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class BlockForm:
+    """One block: where, of which family, and in which form (``train-time`` or ``deploy``)."""
+
+    where: str
+    family: str
+    form: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a checkpoint holds.
+
+    ``parameters`` counts learned values, without the running statistics. ``not_finite`` names
+    arrays with NaN or infinity, ``untrained`` BatchNorms whose statistics are those of a network
+    that never saw data. ``settings`` were told by the checkpoint, ``assumed`` were not.
+    """
+
+    path: str
+    format: str
+    bytes: int
+    sha256: str
+    arrays: int
+    parameters: int
+    dtypes: dict[str, int]
+    architecture: str | None
+    form: str
+    settings: dict[str, Any]
+    assumed: dict[str, Any]
+    blocks: tuple[BlockForm, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    not_finite: tuple[str, ...]
+    untrained: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+    @property
+    def fused(self) -> int:
+        return sum(block.form == "deploy" for block in self.blocks)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "fused": self.fused}
+
+
+def inspect(path: str | Path) -> Inspection:
+    """Return what the checkpoint at ``path`` holds.
+
+    Raises:
+        CheckpointError: the file is unusable, or a block in it is not whole.
+    """
+    checkpoint = load_checkpoint(path)
+    known = recognise(checkpoint.shapes)
+    blocks, doubts = _blocks(checkpoint.shapes, known)
+    arrays = checkpoint.arrays
+    learned = (a.size for key, a in arrays.items() if not key.endswith(_STATISTICS))
+    return Inspection(
+        path=str(checkpoint.path),
+        format=checkpoint.format,
+        bytes=checkpoint.path.stat().st_size,
+        sha256=checkpoint.sha256,
+        arrays=len(arrays),
+        parameters=sum(int(size) for size in learned),
+        dtypes=dict(Counter(array.dtype.name for array in arrays.values())),
+        architecture=known.name if known else None,
+        form=known.form if known else _form(blocks),
+        settings=known.settings if known else {},
+        assumed=known.assumed if known else {},
+        blocks=blocks,
+        missing=known.missing if known else (),
+        unexpected=known.unexpected if known else (),
+        mismatched=_mismatched(known),
+        not_finite=tuple(key for key, array in arrays.items() if not _finite(array)),
+        untrained=_untrained(arrays),
+        doubts=doubts,
+    )
+
+
+def _blocks(
+    shapes: Mapping[str, tuple[int, ...]], known: Any
+) -> tuple[tuple[BlockForm, ...], tuple[str, ...]]:
+    if known is not None and (known.missing or known.mismatched):
+        forms = ((w, "deploy" if w in known.deployed else "train-time") for w in known.blocks)
+        return tuple(BlockForm(where, known.name, form) for where, form in forms), ()
+    found = find_blocks(shapes)
+    forms = [BlockForm(m.where, m.family.name, "train-time") for m in found.blocks]
+    whole = known.deployed if known is not None else [where for where, _ in found.deployed]
+    families = dict(found.deployed)
+    forms += [BlockForm(where, families[where].name, "deploy") for where in whole]
+    doubts = tuple(f"{where}: {reason}" for where, reason in found.doubts)
+    order = {where: place for place, where in enumerate(known.blocks)} if known else {}
+    return tuple(sorted(forms, key=lambda b: order.get(b.where, 0))), doubts
+
+
+def _form(blocks: tuple[BlockForm, ...]) -> str:
+    forms = {block.form for block in blocks}
+    return forms.pop() if len(forms) == 1 else "mixed" if forms else "no known block"
+
+
+def _mismatched(known: Any) -> tuple[str, ...]:
+    if known is None:
+        return ()
+    return tuple(
+        f"'{key}' has the shape {tuple(found)}; needed: {tuple(needed)}"
+        for key, found, needed in known.mismatched
+    )
+
+
+def _finite(array: np.ndarray[Any, Any]) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _untrained(arrays: Mapping[str, np.ndarray[Any, Any]]) -> tuple[str, ...]:
+    stems = (key.removesuffix("._mean") for key in arrays if key.endswith("._mean"))
+    return tuple(
+        stem
+        for stem in stems
+        if not arrays[f"{stem}._mean"].any()
+        and (arrays.get(f"{stem}._variance", np.zeros(1)) == 1).all()
+    )

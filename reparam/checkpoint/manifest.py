@@ -1,0 +1,72 @@
+"""The note beside a fused checkpoint that says what it was made of, and how.
+
+``x.deploy.pdparams`` gets ``x.deploy.pdparams.manifest.json``. A state dict has no room for such
+a note: every entry of it is taken for a weight.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from reparam.checkpoint.files import Checkpoint
+from reparam.checkpoint.report import FusionReport
+from reparam.errors import CheckpointError
+from reparam.files import sha256_of
+
+SCHEMA = "reparam.manifest/1"
+
+
+def manifest_path(path: Path) -> Path:
+    """Return where the manifest of the checkpoint at ``path`` stands."""
+    return path.with_name(f"{path.name}.manifest.json")
+
+
+def manifest_of(
+    source: Checkpoint, output: Path, sha256: str, report: FusionReport, version: str
+) -> str:
+    """Return the text of the manifest of ``output``, fused from ``source``."""
+    note = {
+        "schema": SCHEMA,
+        "tool_version": version,
+        "source": os.path.relpath(source.path, output.parent),
+        "source_sha256": source.sha256,
+        "sha256": sha256,
+        "report": report.to_json(),
+    }
+    return json.dumps(note, indent=1) + "\n"
+
+
+def source_of(checkpoint: Checkpoint) -> tuple[Path, float | None]:
+    """Return the checkpoint that ``checkpoint`` was fused from, and the epsilon used.
+
+    Raises:
+        CheckpointError: there is no usable manifest, or one of the two files is not the one that
+            the manifest speaks of.
+    """
+    path = manifest_path(checkpoint.path)
+    what = f"'{checkpoint.path}' is in deploy form and its source is not known"
+    try:
+        note: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        source = checkpoint.path.parent / str(note["source"])
+        expected = str(note["source_sha256"])
+        own, epsilon = str(note["sha256"]), note["report"]["epsilon"]
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            what,
+            found=f"no manifest '{path.name}' beside it",
+            hint="name both: reparam verify ORIGINAL FUSED",
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(what, found=f"'{path}' is not a manifest: {error}") from error
+    if own != checkpoint.sha256:
+        raise CheckpointError(what, found=f"'{path.name}' is the manifest of another file")
+    if not source.is_file():
+        raise CheckpointError(what, found=f"the manifest names '{source}', which is not there")
+    if sha256_of(source) != expected:
+        raise CheckpointError(
+            what, found=f"'{source}' is not the file that the manifest names: it has changed since"
+        )
+    return source, epsilon

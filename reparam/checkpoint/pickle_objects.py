@@ -1,0 +1,135 @@
+"""What the names in a pickle of arrays stand for: a table, instead of an import.
+
+A checkpoint may name what is listed here. None of it is looked up: each name stands for a small
+function of this module that builds the array, dtype or container meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from reparam.errors import UnsafeCheckpointError
+
+LONGEST_NAME = 256
+_KINDS = frozenset("fiub")  # float, signed, unsigned, bool: what weights are made of
+_MOST_AXES = 32  # of an array, in NumPy 1
+
+
+@dataclass(frozen=True)
+class Name:
+    """A function or class that the file names; never looked up, only compared."""
+
+    path: str
+
+
+class ArrayToCome:
+    """An array whose shape, dtype and bytes the next BUILD brings, and where it is remembered."""
+
+    def __init__(self) -> None:
+        self.places: list[int] = []
+
+
+@dataclass
+class DtypeToCome:
+    dtype: np.dtype[Any]
+
+
+def named_pairs(items: Iterable[Any]) -> Iterator[tuple[str | int, Any]]:
+    for key, value in items:
+        if not isinstance(key, str | int):  # hashing a deep tuple can exhaust the C stack
+            raise ValueError("a dict with keys that are no names")
+        yield key, value
+
+
+def array_of(shape: Any, dtype: Any, fortran: bool, raw: Any) -> np.ndarray[Any, Any]:
+    if not isinstance(dtype, DtypeToCome) or not isinstance(raw, memoryview | bytes):
+        raise ValueError("an array of something that is no number")
+    sizes = shape if isinstance(shape, tuple) and len(shape) <= _MOST_AXES else (-1,)
+    if not all(isinstance(size, int) and size >= 0 for size in sizes):
+        raise ValueError("an array of an impossible shape")
+    if prod(sizes) * dtype.dtype.itemsize != len(raw):
+        raise ValueError(f"{len(raw)} bytes for an array of shape {sizes} and {dtype.dtype}")
+    flat = np.frombuffer(raw, dtype=dtype.dtype)
+    return flat.reshape(sizes, order="F" if fortran else "C")
+
+
+def _dtype(code: Any, *_: Any) -> DtypeToCome:
+    dtype = np.dtype(code) if isinstance(code, str) and len(code) <= 3 else None
+    if dtype is None or dtype.kind not in _KINDS:
+        raise ValueError("arrays of something that is no number")
+    return DtypeToCome(dtype)
+
+
+def with_byte_order(dtype: np.dtype[Any], state: Any) -> np.dtype[Any]:
+    order, parts = state[1], state[2:5]
+    if order not in ("<", ">", "|", "=") or any(part is not None for part in parts):
+        raise ValueError("a structured dtype")
+    ordered: np.dtype[Any] = dtype.newbyteorder(order)
+    return ordered
+
+
+def _reconstruct(subtype: Any, *_: Any) -> ArrayToCome:
+    if subtype != Name("numpy.ndarray"):
+        raise ValueError("an array of an unknown class")
+    return ArrayToCome()
+
+
+def _scalar(dtype: Any, raw: Any) -> np.ndarray[Any, Any]:
+    return array_of((), dtype, False, raw)
+
+
+def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray[Any, Any]:
+    return array_of(shape, dtype, order == "F", raw)
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """Protocol 2 writes bytes as text; this is how it says that they are bytes."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise ValueError("bytes in an unknown encoding")
+    return text.encode("latin1")
+
+
+def _ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
+    return dict(named_pairs(pairs))
+
+
+def _no_bytes() -> bytes:
+    """Protocol 2 writes the contents of an empty array as ``bytes()``."""
+    return b""
+
+
+def _as_tuple(items: Any) -> tuple[Any, ...]:
+    if not isinstance(items, list | tuple):
+        raise ValueError("a tuple of something that is no list")
+    return tuple(items)
+
+
+def _paddle_eval(expression: Any, values: Any = None, *_: Any) -> Any:
+    """Paddle writes a tensor as ``eval('data', {'data': array})``; that one form is read."""
+    if expression != "data" or not isinstance(values, dict) or set(values) != {"data"}:
+        asked = expression[:60] if isinstance(expression, str) else "of another kind"
+        raise UnsafeCheckpointError(
+            f"the pickle asks to evaluate an expression ({asked}); nothing of it was run",
+            why="loading such a file with pickle or paddle.load would run it",
+            hint="do not load it elsewhere; ask its author for a file of arrays only",
+        )
+    return values["data"]
+
+
+CLASSES = {"numpy.ndarray"}
+CALLS: dict[str, Callable[..., Any]] = {
+    "numpy.dtype": _dtype,
+    "_codecs.encode": _encode,
+    "collections.OrderedDict": _ordered_dict,
+    **{f"{m}.tuple": _as_tuple for m in ("builtins", "__builtin__")},
+    **{f"{m}.bytes": _no_bytes for m in ("builtins", "__builtin__")},
+    **{f"{m}.eval": _paddle_eval for m in ("builtins", "__builtin__")},
+    **{f"numpy.{m}.multiarray._reconstruct": _reconstruct for m in ("core", "_core")},
+    **{f"numpy.{m}.multiarray.scalar": _scalar for m in ("core", "_core")},
+    **{f"numpy.{m}.numeric._frombuffer": _from_buffer for m in ("core", "_core")},
+}

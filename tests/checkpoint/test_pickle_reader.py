@@ -1,0 +1,198 @@
+"""A checkpoint never runs code, and no bytes make the reader crash or hang."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import pickle
+import struct
+import subprocess
+import sys
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reparam.checkpoint.pickle_reader import read_pickle
+from reparam.checkpoint.pickle_writer import write_pickle
+from reparam.errors import CheckpointError, ReparamError, UnsafeCheckpointError
+
+
+def read(data: bytes):
+    return read_pickle(memoryview(data))
+
+
+class Call:
+    """Pickles as a call of ``function`` with ``arguments``."""
+
+    def __init__(self, function, *arguments) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "float32": rng.normal(size=(2, 3, 1, 1)).astype(np.float32),
+        "float16": rng.normal(size=4).astype(np.float16),
+        "big-endian": np.arange(3, dtype=">i4"),
+        "fortran": np.asfortranarray(rng.normal(size=(2, 3))),
+        "scalar": np.array(3.5),
+        "empty": np.zeros((0, 3)),
+        "bool": np.array([True, False]),
+        "int64": np.arange(-2, 3),
+        "a name with a / and ü": np.ones(1, np.uint8),
+    }
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert list(found) == list(expected)
+    for key, array in expected.items():
+        assert found[key].dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
+        assert np.array_equal(found[key], array)
+        assert found[key].shape == array.shape
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_what_pickle_writes_is_read(protocol):
+    assert_same(read(pickle.dumps(arrays(), protocol=protocol)), arrays())
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_the_forms_in_which_paddle_writes_tensors(protocol):
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    value = OrderedDict(
+        tensor=Call(tuple, ["linear_0.w_0", array]),
+        dense=Call(eval, "data", {"data": array}),
+        shared=[array, array],
+        scalar=np.float32(2.5),
+        plain=[1, -2, 2**40, 3.5, None, True, "text"],
+    )
+    found = read(pickle.dumps(value, protocol=protocol))
+    assert found["tensor"][0] == "linear_0.w_0"
+    assert np.array_equal(found["tensor"][1], array)
+    assert np.array_equal(found["dense"], array)
+    assert all(np.array_equal(item, array) for item in found["shared"])
+    assert found["scalar"] == 2.5
+    assert found["plain"] == [1, -2, 2**40, 3.5, None, True, "text"]
+
+
+def test_arrays_are_views_that_cannot_be_written():
+    found = read(pickle.dumps(arrays(), protocol=4))
+    with pytest.raises(ValueError, match="read-only"):
+        found["float32"][0] = 1
+
+
+def test_what_is_written_is_read_by_pickle_and_by_us():
+    stream = io.BytesIO()
+    write_pickle(stream, arrays(), {"float32": "conv2d_0.w_0"})
+    for found in (pickle.loads(stream.getvalue()), read(stream.getvalue())):
+        assert found.pop("StructuredToParameterName@@") == {"float32": "conv2d_0.w_0"}
+        assert_same(found, arrays())
+
+
+def test_written_names_exist_in_numpy_1_and_2():
+    stream = io.BytesIO()
+    write_pickle(stream, arrays(), {})
+    assert b"numpy.core.multiarray" in stream.getvalue()
+    assert b"numpy._core" not in stream.getvalue()
+
+
+ATTACKS = {
+    "os.system": Call(os.system, "touch PWNED"),
+    "subprocess": Call(subprocess.Popen, ["touch", "PWNED"]),
+    "exec": Call(builtins.exec, "open('PWNED', 'w')"),
+    "eval of code": Call(builtins.eval, "open('PWNED', 'w')", {"data": 1}),
+    "getattr": Call(builtins.getattr, "text", "upper"),
+    "open": Call(builtins.open, "PWNED", "w"),
+    "numpy.load": Call(np.load, "PWNED.npy"),
+    "a class": Call(io.StringIO, "text"),
+    "nested": {"weights": [({"x": Call(os.system, "touch PWNED")},)]},
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_code_is_named_and_never_run(name, protocol, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = pickle.dumps({"weight": np.ones(2), "bad": ATTACKS[name]}, protocol=protocol)
+    with pytest.raises(UnsafeCheckpointError, match="nothing of it was run"):
+        read(data)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_import_happens_for_a_name_in_the_file():
+    data = b"\x80\x02cantigravity\nfly\n)R."
+    with pytest.raises(UnsafeCheckpointError, match=r"antigravity\.fly"):
+        read(data)
+    assert "antigravity" not in sys.modules
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+DAMAGED = {
+    "empty": b"",
+    "protocol 0": pickle.dumps({"a": 1}, protocol=0),
+    "protocol 9": b"\x80\x09}.",
+    "object arrays": pickle.dumps({"a": np.array([{}], dtype=object)}, protocol=4),
+    "structured arrays": pickle.dumps({"a": np.zeros(2, "i4,f4")}, protocol=4),
+    "a name without an end": b"\x80\x02c" + b"x" * 1000,
+    "keys that are no names": b"\x80\x02}" + b")" * 3 + b"\x87K\x01s.",
+    "a stack that is too short": b"\x80\x02s.",
+    "a memo that is empty": b"\x80\x02h\x07.",
+    "a call of a class": b"\x80\x02cnumpy\nndarray\n)R.",
+    "state for a number": b"\x80\x02K\x01)b.",
+    "a shape that is no shape": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n"
+    b"cnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01" + text("x") + b"NNNtb.",
+    "a negative size": b"\x80\x04cnumpy.core._multiarray\nscalar\n.",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_is_one_clear_error(name):
+    with pytest.raises(CheckpointError):
+        read(DAMAGED[name])
+
+
+def test_every_truncation_is_refused():
+    data = pickle.dumps(arrays(), protocol=4)
+    for length in range(len(data)):
+        with pytest.raises(CheckpointError):
+            read(data[:length])
+
+
+def test_deep_nesting_exhausts_nothing():
+    deep = b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."
+    assert isinstance(read(deep), list)
+
+
+def read_or_refuse(data: bytes) -> str:
+    """Any other exception than ours ends the test."""
+    try:
+        read(data)
+    except ReparamError:
+        return "refused"
+    return "read"
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_mutated_files_never_crash(data):
+    original = bytearray(pickle.dumps(arrays(), protocol=data.draw(st.sampled_from([2, 4]))))
+    for _ in range(data.draw(st.integers(1, 6))):
+        place = data.draw(st.integers(0, len(original) - 1))
+        original[place] = data.draw(st.integers(0, 255))
+    assert read_or_refuse(bytes(original)) in ("read", "refused")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_random_bytes_never_crash(tail):
+    assert read_or_refuse(b"\x80\x04" + tail) in ("read", "refused")
