@@ -1,0 +1,103 @@
+"""Block by block, from the stored arrays alone: the proof that needs no network and no runtime.
+
+Both sides of a block are evaluated by the oracle in float64, each in the form in which its file
+holds it. The oracle shares no code with the laws that fused the block, so a wrong law, a wrong
+epsilon or a wrong weight shows here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from reparam.checkpoint.blocks import BlockMatch, block_tree, group_count
+from reparam.conv import Block, Conv, error_bound, evaluate
+from reparam.conv.operators import Array
+from reparam.equivalence.probes import probes
+from reparam.equivalence.records import DIFFERENT, EQUAL, BlockResult, Stage
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+WHY = (
+    "both sides evaluated in float64 from the stored arrays on 6 probes; the bound is "
+    "2*gamma_n*B + u*B of float rounding (Higham 2002, section 3.1)"
+)
+
+
+def compare_blocks(
+    matches: tuple[BlockMatch, ...], original: Arrays, candidate: Arrays, epsilon: float | None
+) -> Stage:
+    """Compare every block of ``matches`` (train-time form in ``original``) with ``candidate``."""
+    results = tuple(_compare(match, original, candidate, epsilon) for match in matches)
+    wrong = [result for result in results if result.verdict == DIFFERENT]
+    if wrong:
+        summary = f"{len(wrong)} of {len(results)} blocks differ, '{wrong[0].where}' first"
+    else:
+        summary = f"{len(results)} blocks equal"
+    return Stage("blocks", DIFFERENT if wrong else EQUAL, summary, WHY, blocks=results)
+
+
+def _compare(
+    match: BlockMatch, original: Arrays, candidate: Arrays, epsilon: float | None
+) -> BlockResult:
+    eps = match.family.epsilon if epsilon is None else epsilon
+    ours = block_tree(match, original, eps)
+    wide = original[f"{match.prefix}{match.family.wide.conv_key}"].shape
+    problem = _absent_or_misshapen(match, candidate, wide)
+    if problem:
+        return BlockResult(match.where, DIFFERENT, np.inf, 0.0, "", (), problem)
+    groups = group_count(match, {key: original[key].shape for key in match.branch_keys}) or 1
+    theirs, stored = _form_in(match, candidate, eps, groups)
+    size = tuple(k + 2 + 2 * axis for axis, k in enumerate(wide[2:]))  # a border and an interior
+    inputs = probes(wide[1] * groups, size)
+    x = np.concatenate(list(inputs.values()))
+    distance, bound = _difference(ours, theirs, x), error_bound(ours, x, stored=stored)
+    return _judge(match.where, distance, bound, list(inputs))
+
+
+def _difference(ours: Block, theirs: Block, x: Array) -> Array:
+    expected, found = evaluate(ours, x), evaluate(theirs, x)
+    return np.nan_to_num(np.abs(found - expected), nan=np.inf, posinf=np.inf)
+
+
+def _judge(where: str, distance: Array, bound: Array, names: list[str]) -> BlockResult:
+    share = np.divide(distance, bound, out=np.where(distance > 0, np.inf, 0.0), where=bound > 0)
+    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(share)), share.shape))
+    probe, off, allowed = names[index[0]], float(distance[index]), float(bound[index])
+    if share[index] <= 1:
+        return BlockResult(where, EQUAL, off, allowed, probe, index)
+    position = ", ".join(str(i) for i in index[2:])
+    reason = (
+        f"off by {off:.3g} (allowed: {allowed:.3g}) at channel {index[1]}, position "
+        f"({position}), on the probe '{probe}'"
+    )
+    return BlockResult(where, DIFFERENT, off, allowed, probe, index, reason)
+
+
+def _in_train_time_form(match: BlockMatch, arrays: Arrays) -> bool:
+    return all(key in arrays for key in match.branch_keys)
+
+
+def _absent_or_misshapen(match: BlockMatch, arrays: Arrays, wide: tuple[int, ...]) -> str:
+    """Return why ``arrays`` hold no form of the block, or nothing."""
+    if _in_train_time_form(match, arrays):
+        return ""
+    for key, needed in ((match.weight_key, wide), (match.bias_key, wide[:1])):
+        if key not in arrays:
+            return f"'{key}' is missing"
+        if arrays[key].shape != needed:
+            return f"'{key}' has the shape {arrays[key].shape}; needed: {needed}"
+        if not np.isfinite(arrays[key]).all():
+            return f"'{key}' holds values that are not finite"
+    return ""
+
+
+def _form_in(match: BlockMatch, arrays: Arrays, epsilon: float, groups: int) -> tuple[Block, str]:
+    """Return the block as ``arrays`` hold it, and the dtype its fused weight is stored in."""
+    if _in_train_time_form(match, arrays):
+        return block_tree(match, arrays, epsilon), "float64"
+    weight, bias = arrays[match.weight_key], arrays[match.bias_key]
+    conv = Conv.of(weight, bias, padding=[k // 2 for k in weight.shape[2:]], groups=groups)
+    return conv, weight.dtype.name

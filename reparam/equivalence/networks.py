@@ -1,0 +1,150 @@
+"""The whole network on probes: the original in float64 is the truth, its float32 the yardstick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reparam.adapters import onnx_runtime, onnx_weights, paddle_models
+from reparam.adapters.checkpoint_layers import layer_of
+from reparam.adapters.closeness import FACTOR, closeness
+from reparam.adapters.closeness import UNDECIDABLE as WORST_FLOOR
+from reparam.architectures import recognise
+from reparam.checkpoint import fuse_arrays
+from reparam.conv.bounds import UNIT_ROUNDOFF
+from reparam.equivalence.probes import Probing, network_probes
+from reparam.equivalence.records import (
+    DIFFERENT,
+    EQUAL,
+    SKIPPED,
+    UNDECIDABLE,
+    ProbeResult,
+    Stage,
+)
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+Runner = Callable[[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]
+
+WHY = (
+    "truth: the original in float64; the candidate may be as far from it as the original in "
+    f"float32 is, times {FACTOR:g}"
+)
+NO_ARCHITECTURE = Stage(
+    "network",
+    SKIPPED,
+    "not run: the network as a whole is not one that reparam knows",
+    "every array is accounted for above, so the files are the same function if those stages agree",
+)
+
+
+class Original:
+    """The network of a checkpoint, in float64 and in float32.
+
+    Args:
+        arrays: its weights, in any form.
+        overrides: settings in place of what the architecture assumes.
+
+    Raises:
+        UnsupportedModelError: the architecture is unknown, or cannot be built like that.
+    """
+
+    def __init__(self, arrays: Arrays, overrides: Mapping[str, Any]) -> None:
+        self.layer = layer_of(arrays, overrides)
+        self.wide = paddle_models.in_float64(self.layer)
+        recognised = recognise({key: array.shape for key, array in arrays.items()})
+        self.channels = int(recognised.settings.get("in_channels", 3)) if recognised else 3
+
+
+def compare_layers(original: Original, candidate: Arrays, probing: Probing) -> Stage:
+    """Run the checkpoint ``candidate`` in Paddle, float32, against ``original``."""
+    layer = layer_of(candidate, probing.overrides)
+    inputs = network_probes(original.channels, probing.sizes, probing.own_input)
+    return _stage("network", original, lambda x: paddle_models.run_layer(layer, x), inputs)
+
+
+def compare_onnx(original: Original, path: Path, probing: Probing) -> Stage:
+    """Run the ONNX file at ``path`` in onnxruntime, on the CPU, against ``original``."""
+    session = onnx_runtime.open_session(path)
+    fixed = _fixed_size(session)
+    sizes = (fixed,) if fixed else probing.sizes
+    inputs = network_probes(original.channels, sizes, probing.own_input)
+    return _stage("onnxruntime", original, lambda x: onnx_runtime.run_onnx(session, x), inputs)
+
+
+def _fixed_size(session: Any) -> tuple[int, int] | None:
+    shape = session.get_inputs()[0].shape
+    if len(shape) == 4 and isinstance(shape[2], int) and isinstance(shape[3], int):
+        return shape[2], shape[3]
+    return None
+
+
+def find_weights(original: Arrays, path: Path, epsilon: float | None) -> Stage:
+    """Look in an ONNX file for the fused weight of every block of ``original``."""
+    fused, report = fuse_arrays(original, epsilon=epsilon)
+    stored = onnx_weights.initializers(path)
+    absent = []
+    for block in report.fused:
+        weight = fused[block.keys[0]]
+        slack = 2 * UNIT_ROUNDOFF["float32"] * np.abs(weight)
+        same_shape = (w for w in stored.values() if w.shape == weight.shape)
+        if not any((np.abs(w.astype(np.float64) - weight) <= slack).all() for w in same_shape):
+            absent.append(block.where)
+    why = "the weight is in the file as this checkpoint fuses it, to one rounding of float32"
+    if absent:
+        text = f"not in the file, '{absent[0]}' first: {len(absent)} of {len(report.fused)} blocks"
+        return Stage("fused weights", SKIPPED, text, why)
+    return Stage("fused weights", EQUAL, f"all {len(report.fused)} found in the file", why)
+
+
+def _stage(
+    name: str,
+    original: Original,
+    run: Runner,
+    inputs: list[tuple[str, np.ndarray[Any, Any]]],
+) -> Stage:
+    results: list[ProbeResult] = []
+    for probe, x in inputs:
+        truth = paddle_models.run_layer(original.wide, x.astype(np.float64))
+        reference = paddle_models.run_layer(original.layer, x)
+        found = run(x)
+        if len(found) != len(truth):
+            text = f"{len(found)} outputs, the original has {len(truth)}"
+            return Stage(name, DIFFERENT, text, WHY)
+        for output, three in enumerate(zip(truth, reference, found, strict=True)):
+            results.append(_result(output, probe, *three))
+    return Stage(name, *_summary(results), WHY, probes=tuple(results))
+
+
+def _result(output: int, probe: str, truth: Any, reference: Any, found: Any) -> ProbeResult:
+    measured = closeness(truth, reference, found)
+    return ProbeResult(
+        output=output,
+        probe=probe,
+        verdict=measured.verdict,
+        distance=measured.distance,
+        floor=measured.reference,
+        bound=measured.bound,
+        scale=measured.scale,
+        index=measured.index,
+    )
+
+
+def _summary(results: list[ProbeResult]) -> tuple[str, str]:
+    wrong = [r for r in results if r.verdict == DIFFERENT]
+    if wrong:
+        first = wrong[0]
+        return DIFFERENT, (
+            f"output {first.output} is off by {first.distance:.3g} (allowed: {first.bound:.3g}) at "
+            f"{list(first.index)} on the probe '{first.probe}'"
+        )
+    unclear = [r for r in results if r.verdict == UNDECIDABLE]
+    if unclear:
+        return UNDECIDABLE, (
+            f"float32 itself is off by {unclear[0].floor / unclear[0].scale:.1e} of the output's "
+            f"scale (over {WORST_FLOOR:g}), so outputs prove nothing; the blocks do"
+        )
+    outputs = len({r.output for r in results})
+    return EQUAL, f"{outputs} output(s) equal on {len(results) // max(outputs, 1)} probes"

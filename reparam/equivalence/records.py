@@ -1,0 +1,105 @@
+"""What a verification found, as data: tables and JSON are derived from these records."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+EQUAL, DIFFERENT, UNDECIDABLE, SKIPPED = "equal", "different", "undecidable", "skipped"
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """One block on its worst probe.
+
+    ``distance`` is the largest difference relative to what it may be there, at the output
+    ``index`` (n, channel, *position); ``bound`` is the allowance at that output, derived from
+    float rounding alone.
+    """
+
+    where: str
+    verdict: str
+    distance: float
+    bound: float
+    probe: str
+    index: tuple[int, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """One output of the whole network on one probe.
+
+    ``distance`` and ``floor`` are the largest differences from the original in float64, of the
+    candidate and of the original in float32; ``scale`` is the largest value of the output.
+    """
+
+    output: int
+    probe: str
+    verdict: str
+    distance: float
+    floor: float
+    bound: float
+    scale: float
+    index: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One comparison: what was compared, the verdict, and why that is enough."""
+
+    name: str
+    verdict: str
+    summary: str
+    why: str
+    blocks: tuple[BlockResult, ...] = ()
+    probes: tuple[ProbeResult, ...] = ()
+
+    @property
+    def worst_block(self) -> BlockResult | None:
+        return max(self.blocks, key=lambda b: _share(b.distance, b.bound), default=None)
+
+    @property
+    def worst_probe(self) -> ProbeResult | None:
+        return max(self.probes, key=lambda p: _share(p.distance, p.bound), default=None)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The whole comparison. ``verdict`` is ``equivalent``, ``different`` or ``undecidable``."""
+
+    original: str
+    candidate: str
+    original_sha256: str
+    candidate_sha256: str
+    architecture: str | None
+    epsilon: float | None
+    verdict: str
+    stages: tuple[Stage, ...]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def first_difference(self) -> str:
+        """The first thing that differs, in the order of the network; empty if nothing does."""
+        for stage in self.stages:
+            for block in stage.blocks:
+                if block.verdict == DIFFERENT:
+                    return f"block '{block.where}': {block.reason}"
+            if stage.verdict == DIFFERENT:
+                return f"{stage.name}: {stage.summary}"
+        return ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "first_difference": self.first_difference}
+
+
+def verdict_of(stages: tuple[Stage, ...]) -> str:
+    """Return the verdict of the whole: one difference decides, and something must have agreed."""
+    found = [stage.verdict for stage in stages]
+    if DIFFERENT in found:
+        return DIFFERENT
+    return "equivalent" if EQUAL in found else UNDECIDABLE
+
+
+def _share(distance: float, bound: float) -> float:
+    return distance / bound if bound else float("inf") if distance else 0.0

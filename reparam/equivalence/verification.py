@@ -1,0 +1,108 @@
+"""Comparing two models stage by stage, from the arrays up to what a runtime computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from reparam.architectures import recognise
+from reparam.checkpoint import Checkpoint, fuse_arrays, load_checkpoint
+from reparam.checkpoint.blocks import find_blocks
+from reparam.checkpoint.fusing import need_finite
+from reparam.checkpoint.manifest import source_of
+from reparam.equivalence import networks
+from reparam.equivalence.blocks import compare_blocks
+from reparam.equivalence.carried import Arrays, compare_carried
+from reparam.equivalence.probes import Probing
+from reparam.equivalence.records import DIFFERENT, Stage, Verification, verdict_of
+from reparam.errors import CheckpointError
+from reparam.files import sha256_of
+
+IN_MEMORY = "its own fusion, in memory"
+
+
+def verify(
+    original: str | Path, candidate: str | Path | None = None, probing: Probing | None = None
+) -> Verification:
+    """Return whether ``candidate`` is the same function as ``original``, and the evidence.
+
+    Args:
+        original: a checkpoint, the truth.
+        candidate: a checkpoint or an ONNX file. None compares a train-time checkpoint with its
+            own fusion, and a deploy checkpoint with the source that its manifest names.
+
+    Raises:
+        CheckpointError: a file is unusable, or there is nothing to compare with.
+        UnsupportedModelError: an ONNX file is to be compared with an unknown architecture.
+        MissingDependencyError: the network is to be run and paddle or onnxruntime is missing.
+    """
+    probing = probing or Probing()
+    first = load_checkpoint(original)
+    need_finite(first.arrays)
+    if candidate is None:
+        if find_blocks(first.shapes).blocks:
+            return _with_own_fusion(first, probing)
+        source, epsilon = source_of(first)
+        if probing.epsilon is None:
+            probing = replace(probing, epsilon=epsilon)
+        return _with_checkpoint(load_checkpoint(source), first, probing)
+    if Path(candidate).suffix == ".onnx":
+        return _with_onnx(first, Path(candidate), probing)
+    return _with_checkpoint(first, load_checkpoint(candidate), probing)
+
+
+def _with_own_fusion(first: Checkpoint, probing: Probing) -> Verification:
+    fused, _ = fuse_arrays(first.arrays, epsilon=probing.epsilon)
+    stages = _checkpoint_stages(first.arrays, fused, probing)
+    return _verification(first, IN_MEMORY, "", probing, stages)
+
+
+def _with_checkpoint(first: Checkpoint, second: Checkpoint, probing: Probing) -> Verification:
+    stages = _checkpoint_stages(first.arrays, second.arrays, probing)
+    return _verification(first, str(second.path), second.sha256, probing, stages)
+
+
+def _with_onnx(first: Checkpoint, path: Path, probing: Probing) -> Verification:
+    if not path.is_file():
+        raise CheckpointError(f"cannot read '{path}'", found="no such file")
+    original = networks.Original(first.arrays, probing.overrides)
+    outputs = networks.compare_onnx(original, path, probing)
+    weights = networks.find_weights(first.arrays, path, probing.epsilon)
+    return _verification(first, str(path), sha256_of(path), probing, (weights, outputs))
+
+
+def _checkpoint_stages(ours: Arrays, theirs: Arrays, probing: Probing) -> tuple[Stage, ...]:
+    """Compare names and arrays, blocks, and, if those agree in kind, the networks."""
+    blocks = find_blocks({key: array.shape for key, array in ours.items()}).blocks
+    swapped = find_blocks({key: array.shape for key, array in theirs.items()}).blocks
+    if not blocks and swapped:  # the deploy form was named first
+        stages = [compare_carried(swapped, theirs, ours)]
+        stages.append(compare_blocks(swapped, theirs, ours, probing.epsilon))
+    else:
+        stages = [compare_carried(blocks, ours, theirs)]
+        if blocks:
+            stages.append(compare_blocks(blocks, ours, theirs, probing.epsilon))
+    if any(stage.verdict == DIFFERENT for stage in stages) or not probing.network:
+        return tuple(stages)
+    if recognise({key: array.shape for key, array in ours.items()}) is None:
+        return (*stages, networks.NO_ARCHITECTURE)
+    original = networks.Original(ours, probing.overrides)
+    return (*stages, networks.compare_layers(original, theirs, probing))
+
+
+def _verification(
+    first: Checkpoint, candidate: str, sha256: str, probing: Probing, stages: tuple[Stage, ...]
+) -> Verification:
+    found = recognise(first.shapes)
+    blocks = find_blocks(first.shapes).blocks
+    family = blocks[0].family.epsilon if blocks else None
+    return Verification(
+        original=str(first.path),
+        candidate=candidate,
+        original_sha256=first.sha256,
+        candidate_sha256=sha256,
+        architecture=found.name if found else None,
+        epsilon=family if probing.epsilon is None else probing.epsilon,
+        verdict=verdict_of(stages),
+        stages=stages,
+    )

@@ -1,0 +1,179 @@
+"""The block stage: right fusions pass, and every wrong one is caught and named."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reparam.checkpoint import fuse_arrays
+from reparam.checkpoint.blocks import find_blocks
+from reparam.equivalence.blocks import compare_blocks
+from reparam.equivalence.carried import compare_carried
+from reparam.equivalence.probes import network_probes, probes
+from tests.conv.test_mutations import MUTATIONS
+from tests.weights import cspresnet_arrays, repvgg_arrays
+
+NETWORKS = {"cspresnet": cspresnet_arrays, "repvgg": repvgg_arrays}
+# What these two networks do not contain: convolution biases, dilation, pooling, sequences.
+ELSEWHERE = {
+    "convolution bias dropped",
+    "H and W padding swapped",  # the same on both axes here
+    "dilation ignored",
+    "border folded through padding",
+    "pooling excludes padding",
+    "pooling does not divide",
+    "kernel flipped",
+    "inner bias through one tap",
+}
+
+
+def matches_in(arrays):
+    return find_blocks({key: array.shape for key, array in arrays.items()}).blocks
+
+
+def stage(original, candidate, epsilon=None):
+    return compare_blocks(matches_in(original), original, candidate, epsilon)
+
+
+@contextmanager
+def mutated(name):
+    module, attribute, wrong = MUTATIONS[name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, attribute, wrong)
+        yield
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_right_fusion_passes(network):
+    arrays = NETWORKS[network]()
+    found = stage(arrays, fuse_arrays(arrays)[0])
+    assert found.verdict == "equal"
+    assert all(block.distance <= block.bound for block in found.blocks)
+    assert len(found.blocks) == len(matches_in(arrays))
+
+
+@pytest.mark.parametrize("name", sorted(set(MUTATIONS) - ELSEWHERE))
+def test_a_wrong_law_cannot_pass(name):
+    verdicts = []
+    for make in NETWORKS.values():
+        arrays = make()
+        if name == "alpha 0 taken for absent":
+            zeros = {k: np.zeros_like(a) for k, a in arrays.items() if k.endswith("alpha")}
+            arrays |= zeros
+        with mutated(name):
+            wrong, _ = fuse_arrays(arrays)
+        verdicts.append(stage(arrays, wrong).verdict)
+    assert "different" in verdicts
+
+
+def test_another_epsilon_is_another_function():
+    arrays = repvgg_arrays()
+    fused, _ = fuse_arrays(arrays, epsilon=1e-3)
+    assert stage(arrays, fused).verdict == "different"
+    assert stage(arrays, fused, epsilon=1e-3).verdict == "equal"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_single_weight_that_is_off_is_caught_and_placed(data):
+    arrays = cspresnet_arrays()
+    fused, report = fuse_arrays(arrays)
+    block = data.draw(st.sampled_from(report.fused))
+    key = data.draw(st.sampled_from(block.keys))
+    values = fused[key].copy()
+    place = data.draw(st.integers(0, values.size - 1))
+    values.reshape(-1)[place] += 1e-3 * np.abs(values).max()  # 1e4 roundings of float32
+    found = stage(arrays, {**fused, key: values})
+    wrong = [b for b in found.blocks if b.verdict == "different"]
+    assert [b.where for b in wrong] == [block.where]
+    channel = np.unravel_index(place, values.shape)[0]
+    assert wrong[0].index[1] == channel
+    assert f"channel {channel}" in wrong[0].reason
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda fused, key: {k: a for k, a in fused.items() if k != key}, "is missing"),
+        (lambda fused, key: {**fused, key: fused[key][:, :1]}, "needed"),
+        (lambda fused, key: {**fused, key: fused[key] * np.nan}, "not finite"),
+        (lambda fused, key: {**fused, key: fused[key].transpose(1, 0, 2, 3)}, "off by"),
+        (lambda fused, key: {**fused, key: fused[key][..., ::-1]}, "off by"),
+    ],
+)
+def test_spoiled_candidates(spoil, said):
+    arrays = cspresnet_arrays()
+    fused, report = fuse_arrays(arrays)
+    found = stage(arrays, spoil(fused, report.fused[1].keys[0]))
+    (wrong,) = [b for b in found.blocks if b.verdict == "different"]
+    assert wrong.where == report.fused[1].where
+    assert said in wrong.reason
+
+
+def test_the_train_time_form_on_both_sides():
+    arrays = repvgg_arrays()
+    assert stage(arrays, dict(arrays)).verdict == "equal"
+    assert stage(arrays, repvgg_arrays(seed=1)).verdict == "different"
+
+
+def one_bit_off(array):
+    return np.nextafter(array, np.float32(9))
+
+
+class TestOtherArrays:
+    def compare(self, change):
+        arrays = repvgg_arrays()
+        fused, _ = fuse_arrays(arrays)
+        return compare_carried(matches_in(arrays), arrays, change(fused))
+
+    def test_identical(self):
+        assert self.compare(lambda fused: fused).verdict == "equal"
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (
+                lambda f: {**f, "linear.bias": np.nextafter(f["linear.bias"], np.float32(9))},
+                "1 changed",
+            ),
+            (lambda f: {**f, "linear.bias": f["linear.bias"].astype(np.float64)}, "1 changed"),
+            (lambda f: {k: a for k, a in f.items() if k != "linear.bias"}, "1 missing"),
+            (lambda f: {**f, "more": np.ones(1)}, "1 unexpected: 'more'"),
+        ],
+    )
+    def test_one_bit_is_enough(self, change, said):
+        found = self.compare(change)
+        assert found.verdict == "different"
+        assert said in found.summary
+
+    def test_minus_zero_is_not_zero(self):
+        arrays = {"w": np.array([0.0], np.float32)}
+        assert (
+            compare_carried((), arrays, {"w": np.array([-0.0], np.float32)}).verdict == "different"
+        )
+
+
+class TestProbes:
+    def test_each_brings_out_what_it_is_for(self):
+        found = probes(3, (5, 7))
+        assert not found["zeros"].any()
+        assert (found["ones"] == 1).all()
+        assert np.count_nonzero(found["corner impulse"][0, :, 0, 0]) == 3
+        assert np.count_nonzero(found["corner impulse"]) == 3
+        assert np.count_nonzero(found["centre impulse"][0, :, 2, 3]) == 3
+        assert found["normal x 100"].std() > 50
+        assert all(x.shape == (1, 3, 5, 7) for x in found.values())
+
+    def test_they_are_the_same_every_time(self):
+        first, second = probes(2, (4, 4)), probes(2, (4, 4))
+        assert all(np.array_equal(first[name], second[name]) for name in first)
+
+    def test_own_inputs_come_one_by_one(self):
+        own = np.ones((2, 3, 8, 8), np.float32)
+        names = [name for name, _ in network_probes(3, [(8, 8), (5, 7)], own)]
+        assert names[-2:] == ["own input 0", "own input 1"]
+        assert "normal 5x7" in names

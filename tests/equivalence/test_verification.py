@@ -1,0 +1,121 @@
+"""verify, from files to the verdict."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from reparam.checkpoint import fuse_arrays, load_checkpoint, save_checkpoint
+from reparam.checkpoint.pipeline import fuse
+from reparam.equivalence import Probing, verify
+from reparam.errors import CheckpointError
+from tests.weights import cspresnet_arrays, repvgg_arrays, write
+
+QUICK = Probing(network=False)
+SMALL = Probing(sizes=((32, 32), (33, 35)))
+
+
+def stages(result):
+    return {stage.name: stage.verdict for stage in result.stages}
+
+
+@pytest.mark.parametrize("make", [cspresnet_arrays, repvgg_arrays])
+def test_a_checkpoint_and_its_fusion(tmp_path, make):
+    source = write(tmp_path, make())
+    output = fuse(source).output
+    result = verify(source, output, SMALL)
+    assert result.verdict == "equivalent"
+    assert stages(result) == dict.fromkeys(("other arrays", "blocks", "network"), "equal")
+    assert result.first_difference == ""
+    assert result.original_sha256 == load_checkpoint(source).sha256
+    json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_in_either_order(tmp_path):
+    source = write(tmp_path, repvgg_arrays())
+    output = fuse(source).output
+    assert verify(output, source, SMALL).verdict == "equivalent"
+
+
+def test_a_checkpoint_alone_is_compared_with_its_own_fusion(tmp_path):
+    result = verify(write(tmp_path, cspresnet_arrays()), probing=SMALL)
+    assert result.verdict == "equivalent"
+    assert "in memory" in result.candidate
+
+
+def test_a_deploy_checkpoint_alone_is_compared_with_its_source(tmp_path):
+    source = write(tmp_path, repvgg_arrays())
+    output = fuse(source, epsilon=1e-3).output
+    result = verify(output, probing=SMALL)
+    assert (result.verdict, result.epsilon) == ("equivalent", 1e-3)
+    assert stages(result)["blocks"] == "equal"
+    (tmp_path / "ckpt.deploy.pdparams.manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="no manifest"):
+        verify(output, probing=SMALL)
+
+
+def test_the_first_block_that_differs_is_named(tmp_path):
+    arrays = cspresnet_arrays()
+    source = write(tmp_path, arrays)
+    fused, report = fuse_arrays(arrays)
+    for block in report.fused[1:]:
+        fused[block.keys[1]] = fused[block.keys[1]] + np.float32(0.01)
+    wrong = write(tmp_path, fused, "wrong.pdparams")
+    result = verify(source, wrong, SMALL)
+    assert result.verdict == "different"
+    assert result.first_difference.startswith(f"block '{report.fused[1].where}': off by 0.01")
+    assert "network" not in stages(result)  # nothing more to learn from running it
+
+
+def test_half_fused_on_either_side(tmp_path):
+    train, (deploy, _) = repvgg_arrays(), fuse_arrays(repvgg_arrays())
+    half = {k: a for k, a in train.items() if not k.startswith("stage2.")}
+    half |= {k: a for k, a in deploy.items() if k.startswith("stage2.")}
+    first, second = write(tmp_path, half, "half.pdparams"), write(tmp_path, deploy, "d.pdparams")
+    whole = write(tmp_path, train, "t.pdparams")
+    assert verify(first, second, SMALL).verdict == "equivalent"
+    assert verify(whole, first, SMALL).verdict == "equivalent"
+
+
+def test_an_unknown_network_is_proved_by_its_arrays(tmp_path):
+    arrays = {f"neck.{key}": array for key, array in repvgg_arrays().items()}
+    source = write(tmp_path, arrays)
+    result = verify(source, fuse(source).output)
+    assert stages(result) == {"other arrays": "equal", "blocks": "equal", "network": "skipped"}
+    assert result.verdict == "equivalent"
+
+
+def test_nothing_of_paddle_is_needed_without_the_network(tmp_path):
+    source = write(tmp_path, repvgg_arrays())
+    result = verify(source, fuse(source).output, QUICK)
+    assert stages(result) == {"other arrays": "equal", "blocks": "equal"}
+
+
+def test_two_different_trainings(tmp_path):
+    first = write(tmp_path, repvgg_arrays(0), "a.pdparams")
+    second = write(tmp_path, repvgg_arrays(1), "b.pdparams")
+    assert verify(first, second, QUICK).verdict == "different"
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    arrays = repvgg_arrays()
+    arrays["linear.bias"][0] = np.nan
+    with pytest.raises(CheckpointError, match=r"linear\.bias"):
+        verify(write(tmp_path, arrays), probing=QUICK)
+
+
+def test_a_candidate_with_infinity_differs(tmp_path):
+    source = write(tmp_path, repvgg_arrays())
+    fused, _ = fuse_arrays(repvgg_arrays())
+    fused["linear.bias"] = np.full(5, np.inf, np.float32)
+    save_checkpoint(tmp_path / "bad.pdparams", fused)
+    assert verify(source, tmp_path / "bad.pdparams", QUICK).verdict == "different"
+
+
+def test_own_inputs_are_probes_too(tmp_path):
+    own = np.random.default_rng(0).normal(size=(2, 3, 40, 40)).astype(np.float32)
+    result = verify(write(tmp_path, repvgg_arrays()), probing=Probing(own_input=own, sizes=()))
+    names = {probe.probe for stage in result.stages for probe in stage.probes}
+    assert names == {"own input 0", "own input 1"}
