@@ -1,1 +1,94 @@
-"""The deploy pipeline."""
+"""Structural re-parameterization and deployment for PaddlePaddle: fuse, verify, export, bench.
+
+Names are loaded when they are first used, so ``import reparam`` imports neither paddle nor onnx
+nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reparam.architectures import create_model, list_models, recognise
+    from reparam.checkpoint.files import Checkpoint, load_checkpoint, save_checkpoint
+    from reparam.checkpoint.fusing import fuse_arrays
+    from reparam.checkpoint.inspection import inspect
+    from reparam.checkpoint.pipeline import fuse
+    from reparam.equivalence import Probing, verify
+    from reparam.errors import (
+        BenchmarkError,
+        CheckpointError,
+        ExportError,
+        MissingDependencyError,
+        NotEquivalentError,
+        NotFusibleError,
+        OutputError,
+        ReparamError,
+        UnsafeCheckpointError,
+        UnsupportedModelError,
+    )
+    from reparam.exporter import export
+    from reparam.latency import benchmark
+
+_HOMES = {
+    "reparam.architectures": ("create_model", "list_models", "recognise"),
+    "reparam.checkpoint.files": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
+    "reparam.checkpoint.fusing": ("fuse_arrays",),
+    "reparam.checkpoint.inspection": ("inspect",),
+    "reparam.checkpoint.pipeline": ("fuse",),
+    "reparam.equivalence": ("Probing", "verify"),
+    "reparam.errors": (
+        "BenchmarkError",
+        "CheckpointError",
+        "ExportError",
+        "MissingDependencyError",
+        "NotEquivalentError",
+        "NotFusibleError",
+        "OutputError",
+        "ReparamError",
+        "UnsafeCheckpointError",
+        "UnsupportedModelError",
+    ),
+    "reparam.exporter": ("export",),
+    "reparam.latency": ("benchmark",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BenchmarkError",
+    "Checkpoint",
+    "CheckpointError",
+    "ExportError",
+    "MissingDependencyError",
+    "NotEquivalentError",
+    "NotFusibleError",
+    "OutputError",
+    "Probing",
+    "ReparamError",
+    "UnsafeCheckpointError",
+    "UnsupportedModelError",
+    "benchmark",
+    "create_model",
+    "export",
+    "fuse",
+    "fuse_arrays",
+    "inspect",
+    "list_models",
+    "load_checkpoint",
+    "recognise",
+    "save_checkpoint",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'reparam' has no attribute '{name}'")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""One file a command: options in, one call, tables on stdout, log on stderr."""

@@ -1,0 +1,121 @@
+"""What commands share: arguments, parsing, and how reports reach the terminal."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from reparam.errors import CheckpointError
+from reparam.version import tool_version
+
+_CHECKPOINTS = (".pdparams", ".safetensors")
+_WIDTH = 100  # of tables when not in a terminal
+
+
+def stdout() -> Console:
+    """Return the console for reports: plain text of a fixed width when not a terminal."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _WIDTH
+    return console
+
+
+def log(message: str) -> None:
+    """Tell what is being done, on stderr."""
+    click.echo(message, err=True)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """Return an empty table; a column whose name starts with ``#`` holds numbers."""
+    grid = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        numeric = column.startswith("#")
+        grid.add_column(column.lstrip("#"), justify="right" if numeric else "left",
+                        overflow="fold")  # fmt: skip
+    return grid
+
+
+def print_json(command: str, verdict: str, fields: dict[str, Any]) -> None:
+    """Print the one JSON object of ``--json`` on stdout."""
+    head = {
+        "schema": f"reparam.{command}/1",
+        "tool_version": tool_version(),
+        "command": command,
+        "verdict": verdict,
+    }
+    click.echo(json.dumps({**head, **fields}, default=_plain, allow_nan=False, indent=1))
+
+
+def _plain(value: Any) -> Any:
+    return str(value)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+force_option = click.option("--force", is_flag=True, help="Replace an existing output.")
+epsilon_option = click.option(
+    "--epsilon",
+    type=click.FloatRange(min=0),
+    help="Of the BatchNorms, in place of what the family says; no checkpoint stores it.",
+)
+settings_option = click.option(
+    "--model-arg",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=lambda _, __, given: dict(_setting(text) for text in given),
+    help="A setting of the architecture that the checkpoint does not tell, such as act=relu.",
+)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise click.BadParameter(f"'{text}' is not NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a word, such as relu
+
+
+def the_checkpoint(given: Path | None) -> Path:
+    """Return the checkpoint named, or the only one in the folder.
+
+    Raises:
+        CheckpointError: none was named and the folder holds none, or several.
+    """
+    if given is not None:
+        return given
+    found = sorted(path for path in Path().iterdir() if path.suffix in _CHECKPOINTS)
+    if len(found) == 1:
+        return found[0]
+    raise CheckpointError(
+        "no checkpoint was named" + (", and there are several here" if found else ""),
+        found=", ".join(f"'{path}'" for path in found[:8]) or "no checkpoint in this folder",
+        hint="name one",
+    )
+
+
+def sizes_of(text: str | None) -> list[tuple[int, int]] | None:
+    """Parse ``--input-size``: N or HxW, a comma between several."""
+    return None if text is None else [_size(part.strip()) for part in text.split(",")]
+
+
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """Parse an ``--input-size`` that takes one size."""
+    return None if text is None else _size(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,4})(?:[xX]([1-9]\d{0,4}))?", text)
+    if match is None:
+        raise click.BadParameter(f"'{text}' is not a size; write 224 or 480x640",
+                                 param_hint="--input-size")  # fmt: skip
+    height = int(match[1])
+    return height, int(match[2] or height)

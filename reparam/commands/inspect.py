@@ -1,0 +1,85 @@
+"""``reparam inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reparam.checkpoint.fusing import listing
+from reparam.checkpoint.inspection import Inspection, inspect
+from reparam.commands.common import json_option, print_json, stdout, table, the_checkpoint
+
+
+@click.command(epilog="Example:  reparam inspect ckpt.pdparams")
+@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@json_option
+def command(checkpoint: Path | None, as_json: bool) -> None:
+    """Tell what CHECKPOINT holds: architecture, blocks and their form, what is wrong with it."""
+    path = the_checkpoint(checkpoint)
+    if path.suffix == ".onnx":
+        _inspect_onnx(path, as_json)
+        return
+    found = inspect(path)
+    if as_json:
+        print_json("inspect", found.form, found.to_json())
+    else:
+        _print(found)
+
+
+def _print(found: Inspection) -> None:
+    console = stdout()
+    grid = table("", "")
+    grid.show_header = False
+    for label, text in _rows(found):
+        grid.add_row(label, text)
+    console.print(grid)
+
+
+def _rows(found: Inspection) -> list[tuple[str, str]]:
+    dtypes = ", ".join(f"{count} {name}" for name, count in found.dtypes.items())
+    families: dict[str, int] = {}
+    for block in found.blocks:
+        families[block.family] = families.get(block.family, 0) + 1
+    rows = [
+        ("file", f"{found.path} ({found.format}, {found.bytes:,} bytes)"),
+        ("sha256", found.sha256),
+        ("architecture", found.architecture or "not one that reparam knows as a whole"),
+        ("settings", _settings(found.settings)),
+        ("not told by the file", _settings(found.assumed)),
+        ("parameters", f"{found.parameters:,} in {found.arrays} arrays ({dtypes})"),
+        (
+            "blocks",
+            ", ".join(f"{count} {name}" for name, count in families.items()) or "none known",
+        ),
+        ("form", f"{found.form} ({found.fused} of {len(found.blocks)} blocks are one convolution)"),
+    ]
+    problems = (
+        ("missing", found.missing),
+        ("unexpected", found.unexpected),
+        ("wrong shape", found.mismatched),
+        ("not finite", found.not_finite),
+        ("untrained statistics", found.untrained),
+        ("in doubt", found.doubts),
+    )
+    rows += [(label, f"{len(keys)}: {listing(keys)}") for label, keys in problems if keys]
+    return [(label, text) for label, text in rows if text]
+
+
+def _settings(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _inspect_onnx(path: Path, as_json: bool) -> None:
+    from reparam.adapters.onnx_model import inspect_file
+
+    found = inspect_file(path)
+    if as_json:
+        print_json("inspect", "onnx", found)
+        return
+    grid = table("", "")
+    grid.show_header = False
+    for label, value in found.items():
+        grid.add_row(label, value if isinstance(value, str) else str(value))
+    stdout().print(grid)

@@ -1,0 +1,114 @@
+"""``reparam verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from reparam.commands.common import (
+    epsilon_option,
+    json_option,
+    print_json,
+    settings_option,
+    sizes_of,
+    stdout,
+    table,
+    the_checkpoint,
+)
+from reparam.equivalence import Probing, Stage, Verification, verify
+from reparam.equivalence.probes import DEFAULT_SIZES
+from reparam.errors import EXIT_NO, CheckpointError
+
+
+@click.command(
+    epilog="""\b
+Example:
+  reparam verify ckpt.pdparams ckpt.deploy.pdparams
+  reparam verify ckpt.pdparams ckpt.onnx --input-size 224"""
+)
+@click.argument("original", required=False, type=click.Path(path_type=Path))
+@click.argument("candidate", required=False, type=click.Path(path_type=Path))
+@epsilon_option
+@click.option("--input-size", help="H and W of the probes: 224, 480x640, or several: 96,65x97.")
+@click.option("--probe", type=click.Path(path_type=Path),
+              help="Your own inputs as well: an .npy array (N, C, H, W).")  # fmt: skip
+@click.option("--network/--no-network", default=True,
+              help="Whether to run the whole network; needs paddle.")  # fmt: skip
+@settings_option
+@json_option
+def command(
+    original: Path | None,
+    candidate: Path | None,
+    epsilon: float | None,
+    input_size: str | None,
+    probe: Path | None,
+    network: bool,
+    settings: dict[str, Any],
+    as_json: bool,
+) -> int:
+    """Compare CANDIDATE (a checkpoint or ONNX file) with ORIGINAL (a checkpoint).
+
+    Without CANDIDATE, a train-time checkpoint is compared with its own fusion, and a deploy
+    checkpoint with the source that its manifest names. Exit 1 if they are not equivalent.
+    """
+    probing = Probing(
+        epsilon=epsilon,
+        sizes=sizes_of(input_size) or DEFAULT_SIZES,
+        own_input=None if probe is None else _load_probe(probe),
+        network=network,
+        settings=settings,
+    )
+    result = verify(the_checkpoint(original), candidate, probing)
+    if as_json:
+        print_json("verify", result.verdict, result.to_json())
+    else:
+        _print(result)
+    return 0 if result.verdict == "equivalent" else EXIT_NO
+
+
+def _load_probe(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CheckpointError(f"cannot read the probe '{path}'", found=str(error)) from error
+    if not isinstance(array, np.ndarray) or array.ndim != 4 or array.dtype.kind not in "fiu":
+        shape = array.shape if isinstance(array, np.ndarray) else "several arrays"
+        raise CheckpointError(
+            f"the probe '{path}' is not a batch of images",
+            found=f"{shape}; needed: numbers of shape (N, C, H, W)",
+        )
+    return array.astype(np.float32)
+
+
+def _print(result: Verification) -> None:
+    console = stdout()
+    console.print(f"original   {result.original}")
+    console.print(f"candidate  {result.candidate}")
+    grid = table("stage", "verdict", "what was compared", "#worst", "#allowed")
+    for stage in result.stages:
+        worst, allowed = _worst(stage)
+        grid.add_row(stage.name, stage.verdict, stage.summary, worst, allowed)
+    console.print(grid)
+    for stage in result.stages:
+        console.print(f"{stage.name}: {stage.why}", style="dim")
+    _print_differing_blocks(result)
+    if result.first_difference:
+        console.print(f"first difference: {result.first_difference}")
+    console.print(f"verdict: {result.verdict}", style="bold")
+
+
+def _worst(stage: Stage) -> tuple[str, str]:
+    worst = stage.worst_block or stage.worst_probe
+    return (f"{worst.distance:.2e}", f"{worst.bound:.2e}") if worst else ("", "")
+
+
+def _print_differing_blocks(result: Verification) -> None:
+    wrong = [b for stage in result.stages for b in stage.blocks if b.verdict == "different"]
+    if len(wrong) > 1:
+        grid = table("block that differs", "how")
+        for block in wrong[:20]:
+            grid.add_row(block.where, block.reason)
+        stdout().print(grid)
