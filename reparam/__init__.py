@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from reparam.exporter import export
-    from reparam.latency import benchmark
+    from reparam.exporter.benchmarking import Protocol, benchmark
 
 _HOMES = {
     "reparam.architectures": ("create_model", "list_models", "recognise"),
@@ -51,7 +51,7 @@ _HOMES = {
         "UnsupportedModelError",
     ),
     "reparam.exporter": ("export",),
-    "reparam.latency": ("benchmark",),
+    "reparam.exporter.benchmarking": ("Protocol", "benchmark"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -65,6 +65,7 @@ __all__ = [
     "NotFusibleError",
     "OutputError",
     "Probing",
+    "Protocol",
     "ReparamError",
     "UnsafeCheckpointError",
     "UnsupportedModelError",
