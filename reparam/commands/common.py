@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,15 @@ def stdout() -> Console:
     return console
 
 
-def log(message: str) -> None:
-    """Tell what is being done, on stderr."""
-    click.echo(message, err=True)
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Yield a function that tells what is being done, on stderr: one live line in a terminal."""
+    console = Console(stderr=True, highlight=False, markup=False)
+    if not console.is_terminal:
+        yield lambda message: click.echo(message, err=True)
+        return
+    with console.status("") as status:
+        yield status.update
 
 
 def table(*columns: str, title: str | None = None) -> Table:
@@ -84,6 +92,11 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value  # a word, such as relu
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether the name of ``path`` ends as checkpoints do."""
+    return path.suffix in _CHECKPOINTS
+
+
 def the_checkpoint(given: Path | None) -> Path:
     """Return the checkpoint named, or the only one in the folder.
 
@@ -92,7 +105,7 @@ def the_checkpoint(given: Path | None) -> Path:
     """
     if given is not None:
         return given
-    found = sorted(path for path in Path().iterdir() if path.suffix in _CHECKPOINTS)
+    found = sorted(path for path in Path().iterdir() if is_checkpoint(path))
     if len(found) == 1:
         return found[0]
     raise CheckpointError(

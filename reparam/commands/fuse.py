@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from rich.table import Table
 
+from reparam.checkpoint import FusionReport
 from reparam.checkpoint.pipeline import Fusion, fuse
 from reparam.commands.common import (
     epsilon_option,
@@ -17,6 +19,8 @@ from reparam.commands.common import (
     the_checkpoint,
 )
 
+_LISTED = 8  # blocks in the table; what is printed does not grow with the network
+
 
 @click.command(
     epilog="""\b
@@ -25,12 +29,17 @@ Example:
   reparam fuse yolov6.pdparams --epsilon 1e-3 -o deploy.pdparams"""
 )
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="Default: x.pdparams gives x.deploy.pdparams.")  # fmt: skip
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Default: x.pdparams gives x.deploy.pdparams.",
+)
 @epsilon_option
 @click.option("--dry-run", is_flag=True, help="Report, but write nothing.")
-@click.option("--strict", is_flag=True,
-              help="Exit 1 if there is nothing to fuse or something was left.")  # fmt: skip
+@click.option(
+    "--strict", is_flag=True, help="Exit 1 if there is nothing to fuse or something was left."
+)
 @force_option
 @json_option
 def command(
@@ -56,8 +65,12 @@ def command(
         dry_run=dry_run,
     )
     if as_json:
-        fields = {"source": result.source, "source_sha256": result.source_sha256,
-                  "output": result.output, "sha256": result.sha256}  # fmt: skip
+        fields = {
+            "source": result.source,
+            "source_sha256": result.source_sha256,
+            "output": result.output,
+            "sha256": result.sha256,
+        }
         print_json("fuse", _verdict(result), {**fields, **result.report.to_json()})
     else:
         _print(result)
@@ -74,20 +87,9 @@ def _print(result: Fusion) -> None:
     name = report.architecture or "unknown architecture"
     console.print(f"{result.source}: {name}")
     if report.fused:
-        grid = table("block", "family", "branches", "kernel", "#parameters", "#MACs/position")
-        for block in report.fused:
-            branches = " + ".join(block.branches)
-            if block.alpha is not None:
-                branches += f", alpha {block.alpha:.4g}"
-            grid.add_row(
-                block.where,
-                block.family,
-                branches,
-                "x".join(map(str, block.kernel)),
-                f"{block.parameters_before:,} -> {block.parameters_after:,}",
-                f"{block.macs_before:,} -> {block.macs_after:,}",
-            )
-        console.print(grid)
+        console.print(_blocks(report))
+        if len(report.fused) > _LISTED:
+            console.print(f"... and {len(report.fused) - _LISTED} more; --json lists every block")
         console.print(
             f"{len(report.fused)} blocks fused; parameters in them {report.parameters_before:,} -> "
             f"{report.parameters_after:,}; {report.carried} other arrays carried over",
@@ -99,6 +101,23 @@ def _print(result: Fusion) -> None:
     _print_remarks(result)
     where = f"wrote {result.output}" if result.output else "dry run: nothing was written"
     console.print(where)
+
+
+def _blocks(report: FusionReport) -> Table:
+    grid = table("block", "branches", "becomes", "#parameters", "#MACs/position")
+    for block in report.fused[:_LISTED]:
+        branches = " + ".join(block.branches)
+        if block.alpha is not None:
+            branches = f"{branches} x {block.alpha:.3g}"
+        kernel = "x".join(map(str, block.kernel))
+        grid.add_row(
+            block.where,
+            branches,
+            f"{kernel} {block.keys[0].split('.')[-2]}",
+            f"{block.parameters_before:,} -> {block.parameters_after:,}",
+            f"{block.macs_before:,} -> {block.macs_after:,}",
+        )
+    return grid
 
 
 def _print_remarks(result: Fusion) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import click
 from reparam.checkpoint.fusing import listing
 from reparam.checkpoint.inspection import Inspection, inspect
 from reparam.commands.common import json_option, print_json, stdout, table, the_checkpoint
+from reparam.errors import CheckpointError
 
 
 @click.command(epilog="Example:  reparam inspect ckpt.pdparams")
@@ -25,16 +28,7 @@ def command(checkpoint: Path | None, as_json: bool) -> None:
     if as_json:
         print_json("inspect", found.form, found.to_json())
     else:
-        _print(found)
-
-
-def _print(found: Inspection) -> None:
-    console = stdout()
-    grid = table("", "")
-    grid.show_header = False
-    for label, text in _rows(found):
-        grid.add_row(label, text)
-    console.print(grid)
+        _print_rows(_rows(found))
 
 
 def _rows(found: Inspection) -> list[tuple[str, str]]:
@@ -72,14 +66,36 @@ def _settings(values: dict[str, Any]) -> str:
 
 
 def _inspect_onnx(path: Path, as_json: bool) -> None:
-    from reparam.adapters.onnx_model import inspect_file
+    from reparam.adapters import onnx_model
 
-    found = inspect_file(path)
+    try:
+        contents = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read '{path}'", found=error.strerror or "") from error
+    interface, operators = onnx_model.interface_of(contents), onnx_model.op_counts(contents)
+    stated = {p.key: p.value for p in onnx_model.parse_model(contents).metadata_props}
     if as_json:
-        print_json("inspect", "onnx", found)
+        fields = {**asdict(interface), "operators": operators, "metadata": stated}
+        print_json("inspect", "onnx", {"path": str(path), "bytes": len(contents), **fields})
         return
+    rows = [
+        ("file", f"{path} ({len(contents):,} bytes)"),
+        ("opset", f"{interface.opset} (IR version {interface.ir_version})"),
+        *((kind, _values(getattr(interface, kind))) for kind in ("inputs", "outputs")),
+        ("parameters", f"{interface.parameters:,}"),
+        ("nodes", ", ".join(f"{count} {name}" for name, count in operators.items())),
+        *stated.items(),
+    ]
+    _print_rows(rows)
+
+
+def _values(values: Any) -> str:
+    return "; ".join(f"{v.name} {v.dtype} ({', '.join(map(str, v.shape))})" for v in values)
+
+
+def _print_rows(rows: Iterable[tuple[str, str]]) -> None:
     grid = table("", "")
     grid.show_header = False
-    for label, value in found.items():
-        grid.add_row(label, value if isinstance(value, str) else str(value))
+    for label, text in rows:
+        grid.add_row(label, text)
     stdout().print(grid)

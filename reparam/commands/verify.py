@@ -33,10 +33,14 @@ Example:
 @click.argument("candidate", required=False, type=click.Path(path_type=Path))
 @epsilon_option
 @click.option("--input-size", help="H and W of the probes: 224, 480x640, or several: 96,65x97.")
-@click.option("--probe", type=click.Path(path_type=Path),
-              help="Your own inputs as well: an .npy array (N, C, H, W).")  # fmt: skip
-@click.option("--network/--no-network", default=True,
-              help="Whether to run the whole network; needs paddle.")  # fmt: skip
+@click.option(
+    "--probe",
+    type=click.Path(path_type=Path),
+    help="Your own inputs as well: an .npy array (N, C, H, W).",
+)
+@click.option(
+    "--network/--no-network", default=True, help="Whether to run the whole network; needs paddle."
+)
 @settings_option
 @json_option
 def command(

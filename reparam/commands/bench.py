@@ -1,0 +1,116 @@
+"""``reparam bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reparam.commands.common import (
+    epsilon_option,
+    json_option,
+    print_json,
+    progress,
+    settings_option,
+    size_of,
+    stdout,
+    table,
+    the_checkpoint,
+)
+from reparam.exporter.benchmarking import Protocol, benchmark
+from reparam.latency import Benchmark, Comparison
+
+
+@click.command(
+    epilog="""\b
+Example:
+  reparam bench ckpt.pdparams                 train-time form against deploy form
+  reparam bench before.onnx after.onnx --threads 4 --batch 8"""
+)
+@click.argument("models", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Inside an operator. Default: the cores this process can really use.",
+)
+@click.option("--batch", type=click.IntRange(min=1), help="Images at once. Default: 1.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="In each, every model runs once in a process of its own.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.01),
+    default=1.0,
+    show_default=True,
+    help="Timed running of one process.",
+)
+@click.option("--input-size", help="H and W of checkpoints that are exported first.")
+@epsilon_option
+@settings_option
+@json_option
+def command(
+    models: tuple[Path, ...],
+    threads: int | None,
+    batch: int | None,
+    rounds: int,
+    seconds: float,
+    input_size: str | None,
+    epsilon: float | None,
+    settings: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Measure MODELS (ONNX files or checkpoints) on onnxruntime's CPU; the first is the baseline.
+
+    A checkpoint is exported first and measured in the form it is in; one train-time checkpoint
+    alone is measured in both forms. --json holds every raw sample.
+    """
+    protocol = Protocol(
+        threads=threads,
+        batch=batch,
+        rounds=rounds,
+        seconds=seconds,
+        input_size=size_of(input_size),
+        epsilon=epsilon,
+        settings=settings,
+    )
+    with progress() as tell:
+        result = benchmark(models or [the_checkpoint(None)], protocol, tell)
+    if as_json:
+        verdicts = [comparison.verdict for _, comparison in result.comparisons]
+        print_json("bench", verdicts[0] if len(verdicts) == 1 else "measured", result.to_json())
+    else:
+        _print(result)
+
+
+def _print(result: Benchmark) -> None:
+    console = stdout()
+    grid = table("model", "#median ms", "#IQR", "#p99", "#runs", "#speedup", "95 %", "verdict")
+    comparisons = {other.label: comparison for other, comparison in result.comparisons}
+    for measurement in result.measurements:
+        summary = measurement.summary
+        times = (f"{1e3 * t:.3f}" for t in (summary.median, summary.iqr, summary.p99))
+        compared = _columns(comparisons.get(measurement.label))
+        grid.add_row(measurement.label, *times, f"{summary.n:,}", *compared)
+    console.print(grid)
+    first, environment = result.baseline, result.environment
+    console.print(
+        f"speedup: baseline time / model time, over {result.rounds} rounds; "
+        f"input {', '.join(map(str, first.inputs))}; {result.threads} threads; "
+        f"{', '.join(first.providers)}"
+    )
+    console.print(f"{environment}")
+    for warning in result.warnings:
+        console.print(f"warning: {warning}")
+
+
+def _columns(comparison: Comparison | None) -> tuple[str, str, str]:
+    if comparison is None:
+        return "", "", "baseline"
+    interval = comparison.interval
+    between = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+    return f"{comparison.speedup:.3f}x", between, comparison.verdict

@@ -1,0 +1,111 @@
+"""Measuring checkpoints and ONNX files alike: what is no ONNX file yet is exported first."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reparam.checkpoint import Checkpoint, load_checkpoint
+from reparam.checkpoint.blocks import find_blocks
+from reparam.errors import BenchmarkError
+from reparam.exporter.exporting import export_onnx
+from reparam.latency import Benchmark, ModelUnderTest, measure_models
+
+TRAIN_TIME, DEPLOY = "train-time form", "deploy form"
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How to measure, and how to export what is a checkpoint.
+
+    Args:
+        threads: inside an operator; None takes the cores that this process can really use.
+        batch: images at once, 1 where None.
+        rounds: in each, every model is measured once, by a process of its own.
+        seconds: of timed running of one process.
+        warm_up: seconds of untimed running before.
+        input_size: (H, W) of exported checkpoints.
+        epsilon: of their BatchNorms.
+        settings: of their architecture.
+    """
+
+    threads: int | None = None
+    batch: int | None = None
+    rounds: int = 10
+    seconds: float = 1.0
+    warm_up: float = 0.5
+    input_size: tuple[int, int] | None = None
+    epsilon: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def benchmark(
+    models: Sequence[str | Path],
+    protocol: Protocol | None = None,
+    progress: Progress | None = None,
+) -> Benchmark:
+    """Return the latency of ``models`` on onnxruntime's CPU, the first as the baseline.
+
+    A checkpoint is exported first and measured in the form it is in; one train-time checkpoint
+    alone is measured in both forms. The train-time form keeps its BatchNorms for the runtime to
+    fold: the baseline has all of the runtime's own optimisations.
+
+    Raises:
+        BenchmarkError: a file is missing or cannot be measured.
+        CheckpointError, UnsupportedModelError, ExportError: a checkpoint cannot be exported.
+        MissingDependencyError: a package is not installed.
+    """
+    protocol, tell = protocol or Protocol(), progress or (lambda _: None)
+    paths = [Path(model) for model in models]
+    for path in paths:
+        if not path.is_file():
+            raise BenchmarkError(f"cannot measure '{path}'", found="no such file")
+    with tempfile.TemporaryDirectory(prefix="reparam-bench-") as folder:
+        under_test = _under_test(paths, Path(folder), protocol, tell)
+        return measure_models(
+            under_test,
+            threads=protocol.threads,
+            batch=protocol.batch,
+            rounds=protocol.rounds,
+            seconds=protocol.seconds,
+            warm_up=protocol.warm_up,
+            progress=tell,
+        )
+
+
+def _under_test(
+    paths: Sequence[Path], folder: Path, protocol: Protocol, tell: Progress
+) -> list[ModelUnderTest]:
+    found: list[ModelUnderTest] = []
+    for path in paths:
+        if path.suffix == ".onnx":
+            found.append(ModelUnderTest(str(path), path))
+            continue
+        checkpoint = load_checkpoint(path)
+        train_time = bool(find_blocks(checkpoint.shapes).blocks)
+        forms = [TRAIN_TIME] if train_time else [DEPLOY]
+        if train_time and len(paths) == 1:
+            forms.append(DEPLOY)
+        for form in forms:
+            tell(f"exporting {path} in {form}")
+            output = folder / f"{len(found)}.onnx"
+            _export(checkpoint, output, protocol, form)
+            found.append(ModelUnderTest(f"{path} ({form})", output))
+    return found
+
+
+def _export(checkpoint: Checkpoint, output: Path, protocol: Protocol, form: str) -> None:
+    export_onnx(
+        checkpoint,
+        output,
+        input_size=protocol.input_size,
+        batch=protocol.batch or 1,
+        fuse=form == DEPLOY,
+        epsilon=protocol.epsilon,
+        settings=protocol.settings,
+    )
