@@ -33,10 +33,10 @@ lint: $(STAMP)
 	rm -rf build/lint
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/lint .
 	cd build/lint && ../../$(BIN)/mypy --config-file ../../setup.cfg -p reparam
-	cd build/lint && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../setup.cfg
+	cd build/lint && PYTHONPATH=. ../../$(BIN)/lint-imports --no-logo --config ../../setup.cfg
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.full_size
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

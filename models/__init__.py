@@ -1,0 +1,58 @@
+"""The architectures in train-time form (imported as reparam.models).
+
+Recognising a checkpoint and listing the models need no paddle; everything that builds a Layer is
+imported on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from reparam.models.recognition import Recognised, recognise
+from reparam.models.registry import create_model, list_models, register
+
+_LATE = {
+    "BasicBlock": "layers",
+    "CSPResNet": "cspresnet",
+    "CSPResStage": "cspresnet",
+    "ConvBNLayer": "layers",
+    "EffectiveSELayer": "layers",
+    "FeatureMap": "cspresnet",
+    "RepVGG": "repvgg",
+    "RepVGGBlock": "repvgg",
+    "RepVggBlock": "layers",
+    "ReparamBlock": "blocks",
+    "convert_to_deploy": "blocks",
+    "fold_batch_norms": "layers",
+}
+
+__all__ = [
+    "BasicBlock",
+    "CSPResNet",
+    "CSPResStage",
+    "ConvBNLayer",
+    "EffectiveSELayer",
+    "FeatureMap",
+    "Recognised",
+    "RepVGG",
+    "RepVGGBlock",
+    "RepVggBlock",
+    "ReparamBlock",
+    "convert_to_deploy",
+    "create_model",
+    "fold_batch_norms",
+    "list_models",
+    "recognise",
+    "register",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

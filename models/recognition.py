@@ -1,0 +1,89 @@
+"""Which architecture a checkpoint is of, from its names and shapes alone; needs no paddle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reparam.models import cspresnet_layout, repvgg_layout
+from reparam.models.layout import Account, Shape
+
+# A checkpoint is of a family when this share of all keys, found or needed, is right. One defect
+# in the smallest network leaves 10 of 12; a RepVGG in torch's spelling agrees on 3 keys of 8.
+_LEAST_AGREEMENT = 0.75
+
+_FAMILIES = (cspresnet_layout, repvgg_layout)
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """The architecture of a checkpoint, and how each of its keys fits.
+
+    ``create_model(name, **settings)`` builds the Layer, in train-time form. Bringing the blocks
+    in ``deployed`` to deploy form and folding the layers in ``folded`` gives it the keys of the
+    checkpoint, but for those listed in ``missing``, ``unexpected`` and ``mismatched``.
+
+    Attributes:
+        name: the registered variant, else the family.
+        settings: what create_model needs beside the name.
+        assumed: what no checkpoint tells, with the value that create_model uses by default.
+        form: "train-time", "deploy", or "mixed" where blocks differ.
+        blocks: prefixes of all re-parameterizable blocks, in the order of the network.
+        missing: keys the network needs and the checkpoint lacks, each block in its own form.
+        unexpected: keys of the checkpoint that have no place in the network.
+        mismatched: (name, shape found, shape needed).
+        deployed: prefixes of the blocks that are in deploy form.
+        folded: prefixes of the ConvBNLayers whose BatchNorm is folded.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    assumed: dict[str, Any]
+    form: str
+    blocks: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[tuple[str, Shape, Shape], ...] = ()
+    deployed: tuple[str, ...] = ()
+    folded: tuple[str, ...] = ()
+
+
+def recognise(shapes: Mapping[str, Shape]) -> Recognised | None:
+    """Return the architecture whose state dict has these names and shapes, None if none known.
+
+    A few keys may be missing, misshapen or too many: they are reported, not guessed away. Keys
+    under a prefix (``backbone.``, ``module.``) belong to a larger model and are not recognised.
+    """
+    for family in _FAMILIES:
+        structure = family.infer(shapes)
+        if structure is None:
+            continue
+        account: Account = family.layout(structure).account(shapes)
+        if account.agreement < _LEAST_AGREEMENT:
+            continue
+        name, settings = family.settings_of(structure)
+        return _recognised(name, settings, family.assumed(), account)
+    return None
+
+
+def _recognised(
+    name: str, settings: dict[str, Any], assumed: dict[str, Any], account: Account
+) -> Recognised:
+    assumed = {key: settings.get(key, value) for key, value in assumed.items()}
+    if account.form == "deploy" and "use_alpha" in settings:
+        # A fused kernel keeps no trace of alpha.
+        settings = {key: value for key, value in settings.items() if key != "use_alpha"}
+        assumed = {**assumed, "use_alpha": False}
+    return Recognised(
+        name=name,
+        settings=settings,
+        assumed=assumed,
+        form=account.form,
+        blocks=account.blocks,
+        missing=account.missing,
+        unexpected=account.unexpected,
+        mismatched=account.mismatched,
+        deployed=account.deployed,
+        folded=account.folded,
+    )

@@ -1,0 +1,212 @@
+"""Whole networks: their parameters, outputs and interfaces, and that deploying changes none."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from reparam.errors import ReparamError, UnsupportedModelError
+from reparam.models import CSPResNet, RepVGG, convert_to_deploy, create_model, fold_batch_norms
+from reparam.models.blocks import ReparamBlock
+from reparam.models.cspresnet_layout import CHANNELS, LAYERS, VARIANTS, Structure, layout, scaled
+from reparam.models.paddle_api import paddle
+from tests.models.helpers import arrays_of, probe, randomise, run
+
+NARROW = {"width_mult": 0.125, "depth_mult": 0.33}
+TINY = {"num_blocks": [1, 2, 1, 1], "width_multiplier": [0.125, 0.0625, 0.0625, 0.0625]}
+
+NETWORKS = {
+    "cspresnet": lambda **more: CSPResNet(**NARROW, **more),
+    "cspresnet-plus": lambda **more: CSPResNet(
+        **NARROW, use_large_stem=True, use_alpha=True, **more
+    ),
+    "cspresnet-classifier": lambda **more: CSPResNet(**NARROW, num_classes=5, trt=True, **more),
+    "repvgg": lambda **more: RepVGG(**TINY, class_num=7, **more),
+    "repvgg-groups": lambda **more: RepVGG(
+        **TINY, class_num=7, override_groups_map={2: 2, 3: 8}, **more
+    ),
+}
+
+
+def image(size: int = 64) -> np.ndarray:
+    return probe(3, size, size).astype("float32")[:1]
+
+
+def distance(a: list[np.ndarray], b: list[np.ndarray]) -> float:
+    return max(float(np.abs(p - q).max()) for p, q in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_deploy_form_is_as_near_to_the_truth_as_the_original_is(build):
+    model, x = randomise(build()), image()
+    truth = run(copy.deepcopy(model).to(dtype="float64"), x.astype("float64"))
+    scale = max(float(np.abs(y).max()) for y in truth)
+    floor = max(distance(run(model, x), truth), 4 * 2.0**-24 * scale)
+    assert floor < 1e-3 * scale, "this network cannot tell a wrong fusion from rounding"
+    assert convert_to_deploy(model)
+    assert distance(run(model, x), truth) <= 4 * floor
+    assert fold_batch_norms(model) or isinstance(model, RepVGG)
+    assert distance(run(model, x), truth) <= 4 * floor
+    assert not any("bn" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_a_network_in_training_mode_is_fused_by_its_running_statistics(build):
+    model = randomise(build())
+    other = copy.deepcopy(model)
+    model.train()
+    other.eval()
+    assert convert_to_deploy(model) == convert_to_deploy(other)
+    assert model.training
+    for name, array in arrays_of(other).items():
+        np.testing.assert_array_equal(arrays_of(model)[name], array)
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_weights_of_a_converted_network_fit_one_built_in_deploy_form(build):
+    converted, built = randomise(build()), build(deploy=True)
+    convert_to_deploy(converted)
+    assert list(built.state_dict()) != list(build().state_dict())
+    assert set(built.state_dict()) == set(converted.state_dict())
+    built.set_state_dict(converted.state_dict())
+    assert distance(run(built, image()), run(converted, image())) == 0
+    assert convert_to_deploy(built) == ()
+
+
+def learned(model) -> int:
+    """Count what an optimizer changes: not the running statistics, which papers leave out too."""
+    return sum(parameter.size for parameter in model.parameters() if not parameter.stop_gradient)
+
+
+def test_repvgg_a0_has_the_published_parameters():
+    assert learned(create_model("repvgg_a0")) == 9_108_968
+    assert learned(create_model("repvgg_a0", deploy=True)) == 8_309_384
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "layers"),
+    [
+        ("cspresnet_t", (24, 48, 96, 192, 384), (1, 2, 2, 1)),
+        ("cspresnet_s", (32, 64, 128, 256, 512), (1, 2, 2, 1)),
+        ("cspresnet_m", (48, 96, 192, 384, 768), (2, 4, 4, 2)),
+        ("cspresnet_l", (64, 128, 256, 512, 1024), (3, 6, 6, 3)),
+        ("cspresnet_x", (80, 160, 320, 640, 1280), (4, 8, 8, 4)),
+    ],
+)
+def test_variants_have_the_published_widths_and_depths(name, channels, layers):
+    variant = VARIANTS[name]
+    assert scaled(CHANNELS, variant["width_mult"]) == channels
+    assert scaled(LAYERS, variant["depth_mult"]) == layers
+
+
+def test_the_small_variant_has_41_convolutions_and_35_once_deployed():
+    shapes = layout(Structure((1, 2, 2, 1), (32, 64, 128, 256, 512), use_large_stem=True))
+    for deploy, convolutions in ((False, 41), (True, 35)):
+        kernels = [shape for shape in shapes.shapes(deploy=deploy).values() if len(shape) == 4]
+        assert len(kernels) == convolutions
+
+
+@pytest.mark.parametrize("return_idx", [[1, 2, 3], [0], [0, 3]])
+def test_feature_maps_have_the_channels_and_strides_of_out_shape(return_idx):
+    model = CSPResNet(**NARROW, return_idx=return_idx)
+    outputs = run(model, image())
+    assert [(y.shape[1], 64 // y.shape[2]) for y in outputs] == list(model.out_shape)
+    assert [shape.stride for shape in model.out_shape] == [4 * 2**i for i in return_idx]
+
+
+def test_the_image_may_come_in_a_dict():
+    model = CSPResNet(**NARROW)
+    model.eval()
+    x = paddle.to_tensor(image())
+    assert model.input_name == "image"
+    for y, z in zip(model({"image": x, "scale": None}), model(x), strict=True):
+        np.testing.assert_array_equal(y.numpy(), z.numpy())
+    with pytest.raises(ReparamError, match="needs the input 'image'"):
+        model({"img": x})
+
+
+def test_a_classifier_returns_scores_and_keeps_the_keys_of_the_backbone():
+    plain, model = CSPResNet(**NARROW), CSPResNet(**NARROW, num_classes=5)
+    assert set(model.state_dict()) - set(plain.state_dict()) == {"head.weight", "head.bias"}
+    assert run(model, image())[0].shape == (1, 5)
+
+
+def test_other_inputs_and_sizes_are_accepted():
+    x = np.zeros((2, 1, 65, 33), "float32")
+    assert run(RepVGG(**TINY, in_channels=1, class_num=3), x)[0].shape == (2, 3)
+    assert run(CSPResNet(**NARROW, in_channels=1, num_classes=3), x)[0].shape == (2, 3)
+    assert RepVGG.input_name == "x"
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_epsilon_reaches_every_batch_norm(build):
+    model = build(epsilon=1e-3)
+    norms = [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.BatchNorm2D)]
+    assert norms
+    assert {norm._epsilon for norm in norms} == {1e-3}
+
+
+def test_trt_changes_how_swish_is_written_and_not_its_value():
+    one, other = CSPResNet(**NARROW), CSPResNet(**NARROW, trt=True)
+    randomise(one)
+    other.set_state_dict(one.state_dict())
+    scale = max(float(np.abs(y).max()) for y in run(one, image()))
+    assert distance(run(one, image()), run(other, image())) <= 1e-4 * scale
+    assert one.stem.conv1.act is not other.stem.conv1.act
+
+
+@pytest.mark.filterwarnings("ignore:When training, we now always track:UserWarning")
+def test_a_network_can_be_trained():
+    model = CSPResNet(**NARROW, use_alpha=True, num_classes=5)
+    model.train()
+    model(paddle.to_tensor(probe(3, 64, 64).astype("float32"))).sum().backward()
+    unused = [
+        name for name, p in model.named_parameters() if not p.stop_gradient and p.grad is None
+    ]
+    assert unused == []
+
+
+def test_blocks_are_found_by_the_names_in_the_state_dict():
+    model = RepVGG(**TINY)
+    blocks = [name for name, layer in model.named_sublayers() if isinstance(layer, ReparamBlock)]
+    assert blocks == ["stage0", "stage1.0", "stage2.0", "stage2.1", "stage3.0", "stage4.0"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": [1, 1], "channels": [8, 16]}, "one more entry in 'channels'"),
+        ({"layers": [], "channels": [8]}, "one more entry in 'channels'"),
+        ({"layers": [1], "channels": [8, 10]}, "stage 0 has 9 middle channels"),
+        ({"channels": [1, 3, 8, 16, 32]}, "positive number"),
+        ({"num_classes": 0}, "positive number"),
+        ({"in_channels": 0}, "positive number"),
+        ({"return_idx": [4]}, "does not fit CSPResNet of 4 stages"),
+        ({"return_idx": []}, "does not fit CSPResNet of 4 stages"),
+        ({"act": "swich"}, "no activation named 'swich'"),
+    ],
+)
+def test_impossible_cspresnet_settings_are_refused(settings, message):
+    with pytest.raises(UnsupportedModelError, match=message):
+        create_model("cspresnet", **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_blocks": [1, 1, 1]}, "four entries"),
+        ({"width_multiplier": [1, 1, 1]}, "four entries"),
+        ({"num_blocks": [1, 1, 0, 1]}, "at least one block"),
+        ({"width_multiplier": [0.125, 0.125, 0.001, 0.125]}, "at least one block"),
+        ({"class_num": 0}, "at least one block"),
+        ({"override_groups_map": {0: 2}}, "layer 0 cannot have 2 groups"),
+        ({"override_groups_map": {9: 2}}, "layer 9 cannot have 2 groups"),
+        ({"override_groups_map": {2: 3}}, "layer 2 cannot have 3 groups"),
+        ({"override_groups_map": {2: 0}}, "layer 2 cannot have 0 groups"),
+    ],
+)
+def test_impossible_repvgg_settings_are_refused(settings, message):
+    with pytest.raises(UnsupportedModelError, match=message):
+        create_model("repvgg", **{**TINY, **settings})
