@@ -99,8 +99,11 @@ def _blocks(
     shapes: Mapping[str, tuple[int, ...]], known: Any
 ) -> tuple[tuple[BlockForm, ...], tuple[str, ...]]:
     if known is not None and (known.missing or known.mismatched):
-        forms = ((w, "deploy" if w in known.deployed else "train-time") for w in known.blocks)
-        return tuple(BlockForm(where, known.name, form) for where, form in forms), ()
+        deployed = set(known.deployed)
+        return tuple(
+            BlockForm(where, known.name, "deploy" if where in deployed else "train-time")
+            for where in known.blocks
+        ), ()
     found = find_blocks(shapes)
     forms = [BlockForm(m.where, m.family.name, "train-time") for m in found.blocks]
     whole = known.deployed if known is not None else [where for where, _ in found.deployed]

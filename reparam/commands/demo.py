@@ -12,6 +12,7 @@ import click
 from reparam.commands.common import json_option, print_json, stdout, table
 from reparam.errors import EXIT_NO, OutputError
 from reparam.example.demo import Tour, tour
+from reparam.exporter import ExportReport
 from reparam.exporter.benchmarking import Protocol
 
 NETWORKS = ("repvgg", "cspresnet")
@@ -110,21 +111,21 @@ def _rows(found: Tour) -> list[tuple[str, str, str, str]]:
     equal = f"{found.same_predictions:,} of {found.images:,} predictions the same"
     return [
         ("accuracy", accuracy["unfused ONNX"], accuracy["fused ONNX"], equal),
-        (
-            "proof",
-            "",
-            "",
-            f"{found.verification.verdict} ({len(found.verification.stages)} stages)",
-        ),
-        ("parameters", f"{before.parameters:,}", f"{after.parameters:,}", ""),
-        *(
-            (label, *(f"{report.ops_after.get(op, 0)}" for report in (before, after)), "")
-            for label, op in (("convolutions", "Conv"), ("BatchNorms", "BatchNormalization"))
-        ),
-        ("nodes", *(f"{sum(report.ops_after.values())}" for report in (before, after)), ""),
+        ("proof", "", "", found.verification.verdict),
+        ("parameters", f"{found.inspection.parameters:,}", f"{after.parameters:,}", ""),
+        _count("convolutions", "Conv", before, after),
+        _count("BatchNorms", "BatchNormalization", before, after),
+        ("nodes", str(sum(before.ops_after.values())), str(sum(after.ops_after.values())), ""),
         ("ONNX file", f"{before.file_bytes:,} bytes", f"{after.file_bytes:,} bytes", ""),
-        ("latency", *times, _latency(comparison)),
+        ("latency", times[0], times[1], _latency(comparison)),
     ]
+
+
+def _count(
+    label: str, operator: str, before: ExportReport, after: ExportReport
+) -> tuple[str, str, str, str]:
+    counts = [str(report.ops_after.get(operator, 0)) for report in (before, after)]
+    return label, counts[0], counts[1], ""
 
 
 def _latency(comparison: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reparam.adapters import onnx_runtime, onnx_weights, paddle_models
+from reparam.adapters import onnx_model, onnx_runtime, paddle_models
 from reparam.adapters.checkpoint_layers import layer_of
 from reparam.adapters.closeness import FACTOR, closeness
 from reparam.adapters.closeness import UNDECIDABLE as WORST_FLOOR
@@ -84,7 +84,7 @@ def _fixed_size(session: Any) -> tuple[int, int] | None:
 def find_weights(original: Arrays, path: Path, epsilon: float | None) -> Stage:
     """Look in an ONNX file for the fused weight of every block of ``original``."""
     fused, report = fuse_arrays(original, epsilon=epsilon)
-    stored = onnx_weights.initializers(path)
+    stored = onnx_model.arrays_of(path.read_bytes())
     absent = []
     for block in report.fused:
         weight = fused[block.keys[0]]
