@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from reparam.models import cspresnet_layout, repvgg_layout
 
 from reparam.checkpoint import save_checkpoint
+from reparam.models import cspresnet_layout, repvgg_layout
 
 Arrays = dict[str, np.ndarray]
 

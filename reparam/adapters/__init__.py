@@ -1,0 +1,1 @@
+"""The only places that import paddle, onnx and onnxruntime, each when it is needed."""

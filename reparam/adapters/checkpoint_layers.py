@@ -1,0 +1,55 @@
+"""The paddle Layer of a checkpoint, in the very form in which the checkpoint holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from reparam.adapters.paddle_models import build_layer, load_arrays
+from reparam.architectures import list_models, recognise
+from reparam.errors import UnsupportedModelError
+
+
+def layer_of(arrays: Mapping[str, np.ndarray[Any, Any]], overrides: Mapping[str, Any]) -> Any:
+    """Return the recognised network with ``arrays`` loaded, in evaluation mode.
+
+    Every block is in the form it has in ``arrays``, train-time or deploy, so a half-fused
+    checkpoint loads as strictly as any other.
+
+    Args:
+        overrides: settings in place of what was recognised or assumed, ``epsilon`` among them.
+
+    Raises:
+        UnsupportedModelError: the architecture is unknown, or cannot be built like that.
+        CheckpointError: a key is missing, left over or of the wrong shape or dtype.
+    """
+    recognised = recognise({key: array.shape for key, array in arrays.items()})
+    if recognised is None:
+        raise UnsupportedModelError(
+            "the network of this checkpoint is not one that reparam knows",
+            found=f"no match among {', '.join(list_models())}",
+            why="running it needs the network, not only its weights",
+            hint="fuse and verify --no-network work on any checkpoint with blocks that are known",
+        )
+    layer = build_layer(recognised, deploy=False, overrides=overrides)
+    for prefix in recognised.deployed:
+        _sublayer(layer, prefix).convert_to_deploy()
+    for prefix in recognised.folded:
+        _sublayer(layer, prefix).fold_batch_norm()
+    beside = set(recognised.unexpected) | _beside_branches(layer, recognised, arrays)
+    load_arrays(layer, {key: array for key, array in arrays.items() if key not in beside})
+    return layer
+
+
+def _sublayer(layer: Any, prefix: str) -> Any:
+    return reduce(getattr, prefix.split("."), layer)
+
+
+def _beside_branches(layer: Any, recognised: Any, arrays: Mapping[str, Any]) -> set[str]:
+    """Deploy weights that stand beside their branches in the file; the branches decide."""
+    state = layer.state_dict()
+    blocks = tuple(f"{prefix}." for prefix in recognised.blocks)
+    return {key for key in arrays if key not in state and key.startswith(blocks)}

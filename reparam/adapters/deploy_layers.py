@@ -1,0 +1,72 @@
+"""The paddle Layer of a checkpoint, brought to deploy form whatever form it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from reparam.adapters.paddle_models import (
+    Array,
+    as_float32,
+    build_layer,
+    load_arrays,
+    refuse_keys,
+)
+from reparam.architectures import list_models, recognise
+from reparam.checkpoint import FusionReport, fuse_arrays
+from reparam.errors import UnsupportedModelError
+
+_FLOATS = ("float16", "float32", "float64")
+
+
+def recognised_in(arrays: Mapping[str, Array]) -> Any:
+    """Return the architecture of a whole network's arrays, every key of them accounted for.
+
+    Raises:
+        UnsupportedModelError: no architecture that this package knows has such arrays.
+        CheckpointError: keys are missing, unexpected or of the wrong shape, or a dtype is not one
+            that a network is run in.
+    """
+    found = recognise({name: array.shape for name, array in arrays.items()})
+    if found is None:
+        raise UnsupportedModelError(
+            "the network of this checkpoint is not one that reparam knows",
+            found=f"{len(arrays)} arrays, '{next(iter(arrays), '')}' first; "
+            f"no match among {', '.join(list_models())}",
+            why="running it needs the network, not only its weights",
+            hint="fuse works without the network; a part of a larger model has a prefix to strip",
+        )
+    wrong = [f"{name} is {old}, needs {new}" for name, old, new in found.mismatched]
+    refuse_keys("missing", found.missing, found.name)
+    refuse_keys("of the wrong shape", wrong, found.name)
+    refuse_keys("unexpected", found.unexpected, found.name)
+    odd = [f"{name} is {a.dtype.name}" for name, a in arrays.items() if a.dtype.name not in _FLOATS]
+    refuse_keys("of a dtype that does not run on a CPU", odd, found.name)
+    return found
+
+
+def deploy_layer_of(
+    arrays: Mapping[str, Array], overrides: Mapping[str, Any] | None = None
+) -> tuple[Any, FusionReport]:
+    """Return the float32 Layer in deploy form, no BatchNorm left in it, and what was fused.
+
+    Half-fused arrays are finished. Arrays that lie beside the branches of a block as if it were
+    fused are replaced: the branches decide.
+
+    Raises:
+        UnsupportedModelError: as :func:`recognised_in`, or the settings do not describe a network.
+        CheckpointError: as :func:`recognised_in`, or a block cannot be fused.
+    """
+    recognised = recognised_in(arrays)
+    fused, report = fuse_arrays(as_float32(arrays), epsilon=(overrides or {}).get("epsilon"))
+    layer = build_layer(recognised, deploy=True, overrides=overrides)
+    parts = dict(layer.named_sublayers())
+    for prefix in recognised.folded:
+        if prefix in parts:  # a branch of a block, folded or not, is part of its one convolution
+            parts[prefix].fold_batch_norm()
+    load_arrays(layer, fused)
+    for part in parts.values():
+        if hasattr(part, "fold_batch_norm"):
+            part.fold_batch_norm()
+    layer.eval()
+    return layer, report

@@ -1,0 +1,170 @@
+"""ONNX files as data: parsing, counting, and what they promise to callers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from reparam.errors import ExportError, MissingDependencyError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Value:
+    """An input or output: its name, its shape (a text names an open axis), its dtype."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a file promises to the code that calls it, and what it asks of a runtime."""
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    opset: int
+    ir_version: int
+    parameters: int
+
+
+def import_onnx() -> Any:
+    """Return the ``onnx`` module.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "onnx":
+            raise
+        raise MissingDependencyError.of("onnx", "reading an ONNX file", "export") from error
+    return onnx
+
+
+def parse_model(model: bytes) -> Any:
+    """Return the ``onnx.ModelProto`` in some bytes.
+
+    Raises:
+        ExportError: they hold none.
+    """
+    onnx = import_onnx()
+    decode_error = import_module("google.protobuf.message").DecodeError
+    try:
+        proto = onnx.load_model_from_string(model)
+    except decode_error as error:
+        raise ExportError("this is not an ONNX model", found=f"{len(model)} bytes") from error
+    if not proto.graph.node:
+        raise ExportError("this is not an ONNX model", found="no graph, or a graph without nodes")
+    return proto
+
+
+def op_counts(model: bytes) -> dict[str, int]:
+    """Return how many nodes there are of each operator, by name, subgraphs not included."""
+    counts = Counter(node.op_type for node in parse_model(model).graph.node)
+    return dict(sorted(counts.items()))
+
+
+def interface_of(model: bytes) -> Interface:
+    """Return the interface of a model; parameters are the elements of its float initializers."""
+    proto = parse_model(model)
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    opsets = {entry.domain: entry.version for entry in proto.opset_import}
+    return Interface(
+        inputs=tuple(_value(v) for v in proto.graph.input if v.name not in constants),
+        outputs=tuple(_value(v) for v in proto.graph.output),
+        opset=opsets.get("", 0),
+        ir_version=proto.ir_version,
+        parameters=sum(
+            prod(tensor.dims)
+            for tensor in proto.graph.initializer
+            if _dtype(tensor.data_type).startswith(("float", "bfloat"))
+        ),
+    )
+
+
+def arrays_of(model: bytes) -> dict[str, Array]:
+    """Return the initializers of a model by name.
+
+    Raises:
+        ExportError: they are kept in other files, which are not looked for.
+    """
+    proto = parse_model(model)
+    refuse_external(proto)
+    to_array = import_onnx().numpy_helper.to_array
+    return {tensor.name: to_array(tensor) for tensor in proto.graph.initializer}
+
+
+def refuse_external(proto: Any) -> None:
+    """Refuse a model whose initializers are in other files, at paths that it chose.
+
+    Raises:
+        ExportError: one of them is.
+    """
+    external = import_onnx().TensorProto.EXTERNAL
+    if any(tensor.data_location == external for tensor in proto.graph.initializer):
+        raise ExportError(
+            "the model keeps its weights in other files", why="only the file itself is read"
+        )
+
+
+def inputs_of(model: bytes, operator: str) -> list[tuple[str, ...]]:
+    """Return the names that each node of one operator reads, in the order of the graph."""
+    nodes = parse_model(model).graph.node
+    return [tuple(node.input) for node in nodes if node.op_type == operator]
+
+
+def stamped(model: bytes, producer: tuple[str, str], metadata: Mapping[str, str]) -> bytes:
+    """Return a model that states its producer (name and version) and some metadata."""
+    proto = parse_model(model)
+    proto.producer_name, proto.producer_version = producer
+    import_onnx().helper.set_model_props(proto, dict(metadata))
+    return bytes(proto.SerializeToString())
+
+
+def inspect_file(path: Path) -> dict[str, Any]:
+    """Return what an ONNX file holds, as values that JSON knows; nothing in it is run.
+
+    Raises:
+        ExportError: it cannot be read, or is no model.
+    """
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"cannot read '{path}'", found=error.strerror or str(error)) from error
+    try:
+        interface = interface_of(model)
+    except ExportError as error:
+        raise error.located(f"'{path}' is not an ONNX model") from error
+    proto = parse_model(model)
+    return {
+        "path": str(path),
+        "file_bytes": len(model),
+        "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
+        **asdict(interface),
+        "operators": op_counts(model),
+        "metadata": {entry.key: entry.value for entry in proto.metadata_props},
+    }
+
+
+def _value(value: Any) -> Value:
+    dims = value.type.tensor_type.shape.dim
+    shape = tuple(
+        int(dim.dim_value) if dim.HasField("dim_value") else str(dim.dim_param) for dim in dims
+    )
+    return Value(value.name, shape, _dtype(value.type.tensor_type.elem_type))
+
+
+def _dtype(element: int) -> str:
+    name = str(import_onnx().TensorProto.DataType.Name(element)).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)

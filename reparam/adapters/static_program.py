@@ -1,0 +1,52 @@
+"""Layers as static Paddle programs on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reparam.adapters.paddle_models import import_paddle
+from reparam.errors import ExportError
+
+
+def save_static(
+    layer: Any, input_name: str, shape: Sequence[int | None], folder: Path
+) -> tuple[Path, Path]:
+    """Trace a Layer in evaluation mode; return its program (``model.json``) and parameters.
+
+    Args:
+        layer: takes one float32 tensor.
+        input_name: of that tensor, in the program and in every file made from it.
+        shape: of that tensor; None where any size is taken.
+        folder: exists; the two files are written into it.
+
+    Raises:
+        ExportError: the Layer cannot be traced, or it wrote no program or no parameters.
+    """
+    paddle = import_paddle()
+    layer.eval()
+    spec = paddle.static.InputSpec(list(shape), "float32", input_name)
+    noise = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(noise), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            paddle.jit.save(layer, str(folder / "model"), input_spec=[spec])
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(
+            f"cannot trace {type(layer).__name__} into a static program",
+            found=lines[-1].strip(),
+            why=f"with an input '{input_name}' of shape {tuple(shape)}",
+        ) from error
+    program, parameters = folder / "model.json", folder / "model.pdiparams"
+    for path in (program, parameters):
+        if not path.is_file():
+            raise ExportError(
+                f"tracing {type(layer).__name__} wrote no '{path.name}'",
+                why="a layer without parameters leaves none, and cannot be converted",
+            )
+    return program, parameters
