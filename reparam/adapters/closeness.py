@@ -59,8 +59,8 @@ def closeness(truth: Array, reference: Array, candidate: Array) -> Closeness:
 
     The bound is ``FACTOR * max(|reference - truth|, FLOOR_ROUNDINGS * u * |truth|)``, every bar
     the largest absolute value and u the unit roundoff of the candidate's dtype. A candidate that
-    is not finite, or has another shape, is different. The verdict is undecidable only where the
-    candidate is beyond the bound and the reference itself is further than ``UNDECIDABLE``.
+    is not finite, or has another shape, is different. Otherwise the verdict is undecidable where the
+    reference itself is further than ``UNDECIDABLE``: being within such a bound proves nothing.
 
     Raises:
         ValueError: truth and reference differ in shape, or the truth is empty.
@@ -96,6 +96,6 @@ def _furthest(candidate: Array, exact: Array) -> tuple[float, tuple[int, ...]]:
 def _verdict(distance: float, bound: float, floor: float, scale: float) -> str:
     if not np.isfinite(distance):
         return "different"
-    if distance <= bound:
-        return "equal"
-    return "undecidable" if floor > UNDECIDABLE * scale else "different"
+    if floor > UNDECIDABLE * scale:
+        return "undecidable"
+    return "equal" if distance <= bound else "different"

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reparam.adapters.paddle_models import (
-    Array,
-    as_float32,
-    build_layer,
-    load_arrays,
-    refuse_keys,
-)
+from reparam.adapters.checkpoint_layers import layer_of
+from reparam.adapters.paddle_models import Array, as_float32, refuse_keys
 from reparam.architectures import list_models, recognise
 from reparam.checkpoint import FusionReport, fuse_arrays
 from reparam.errors import UnsupportedModelError
@@ -57,16 +52,10 @@ def deploy_layer_of(
         UnsupportedModelError: as :func:`recognised_in`, or the settings do not describe a network.
         CheckpointError: as :func:`recognised_in`, or a block cannot be fused.
     """
-    recognised = recognised_in(arrays)
+    recognised_in(arrays)
     fused, report = fuse_arrays(as_float32(arrays), epsilon=(overrides or {}).get("epsilon"))
-    layer = build_layer(recognised, deploy=True, overrides=overrides)
-    parts = dict(layer.named_sublayers())
-    for prefix in recognised.folded:
-        if prefix in parts:  # a branch of a block, folded or not, is part of its one convolution
-            parts[prefix].fold_batch_norm()
-    load_arrays(layer, fused)
-    for part in parts.values():
+    layer = layer_of(fused, overrides or {})
+    for part in layer.sublayers():
         if hasattr(part, "fold_batch_norm"):
             part.fold_batch_norm()
-    layer.eval()
     return layer, report

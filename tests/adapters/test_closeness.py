@@ -67,7 +67,8 @@ def test_where_float32_itself_is_lost_the_verdict_is_undecidable() -> None:
     lost = 2 * UNDECIDABLE * 8
     found = closeness(TRUTH, off(lost), off(10 * lost, (1, 1)))
     assert found.verdict == "undecidable"
-    assert closeness(TRUTH, off(lost), off(lost)).verdict == "equal"
+    assert closeness(TRUTH, off(lost), off(lost)).verdict == "undecidable"
+    assert closeness(TRUTH, off(lost), off(np.nan)).verdict == "different"
 
 
 def test_zero_network_equals_itself() -> None:
