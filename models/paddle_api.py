@@ -1,4 +1,4 @@
-"""The import of paddle, without the notice it prints about a compiler cache.
+"""The import of paddle, without its notice about a compiler cache and its C++ warnings.
 
 Raises:
     MissingDependencyError: paddle is not installed.
@@ -6,11 +6,13 @@ Raises:
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from reparam.errors import MissingDependencyError
 
+os.environ.setdefault("GLOG_minloglevel", "2")  # its C++ part reads this once, at import
 try:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)

@@ -79,7 +79,8 @@ def _teller(quiet: bool) -> Callable[[str], None]:
 
 
 def _good(found: Tour) -> bool:
-    proved = found.verification.verdict == "equivalent"
+    proofs = (found.verification, found.onnx_verification)
+    proved = all(proof.verdict == "equivalent" for proof in proofs)
     return proved and found.same_predictions == found.images
 
 
@@ -111,7 +112,8 @@ def _rows(found: Tour) -> list[tuple[str, str, str, str]]:
     equal = f"{found.same_predictions:,} of {found.images:,} predictions the same"
     return [
         ("accuracy", accuracy["unfused ONNX"], accuracy["fused ONNX"], equal),
-        ("proof", "", "", found.verification.verdict),
+        ("deploy checkpoint", "", "", found.verification.verdict),
+        ("fused ONNX file", "", "", found.onnx_verification.verdict),
         ("parameters", f"{found.inspection.parameters:,}", f"{after.parameters:,}", ""),
         _count("convolutions", "Conv", before, after),
         _count("BatchNorms", "BatchNormalization", before, after),
@@ -143,6 +145,7 @@ def _fields(found: Tour) -> dict[str, Any]:
         "inspection": found.inspection.to_json(),
         "fusion": found.fusion.report.to_json(),
         "verification": found.verification.to_json(),
+        "onnx_verification": found.onnx_verification.to_json(),
         "unfused": found.before.to_json(),
         "fused": found.after.to_json(),
         "latency": found.latency.to_json(),

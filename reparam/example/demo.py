@@ -44,6 +44,7 @@ class Tour:
     inspection: Inspection
     fusion: Fusion
     verification: Verification
+    onnx_verification: Verification
     before: ExportReport
     after: ExportReport
     predictions: dict[str, Predictions]
@@ -80,11 +81,23 @@ def tour(name: str, folder: Path, protocol: Protocol, tell: Tell) -> Tour:
     before = export(source, unfused, input_size=SIZE, fuse=False)
     tell(f"reparam export {source.name} --onnx {fused.name} --input-size {SIZE[0]}")
     after = export(source, fused, input_size=SIZE)
+    tell(f"reparam verify {source.name} {fused.name}")
+    onnx_verification = verify(source, fused, Probing())
     tell(f"1,000 images through Paddle, {unfused.name} and {fused.name}")
     predictions = _predictions(source, unfused, fused)
     tell(f"reparam bench {unfused.name} {fused.name}")
     latency = benchmark([unfused, fused], protocol)
-    return Tour(name, inspection, fusion, verification, before, after, predictions, latency)
+    return Tour(
+        name,
+        inspection,
+        fusion,
+        verification,
+        onnx_verification,
+        before,
+        after,
+        predictions,
+        latency,
+    )
 
 
 def _predictions(source: Path, unfused: Path, fused: Path) -> dict[str, Predictions]:
