@@ -59,8 +59,8 @@ def closeness(truth: Array, reference: Array, candidate: Array) -> Closeness:
 
     The bound is ``FACTOR * max(|reference - truth|, FLOOR_ROUNDINGS * u * |truth|)``, every bar
     the largest absolute value and u the unit roundoff of the candidate's dtype. A candidate that
-    is not finite, or has another shape, is different. Otherwise the verdict is undecidable where the
-    reference itself is further than ``UNDECIDABLE``: being within such a bound proves nothing.
+    is not finite, or has another shape, is different. Otherwise the verdict is undecidable where
+    the reference itself is further than ``UNDECIDABLE``: being within such a bound proves nothing.
 
     Raises:
         ValueError: truth and reference differ in shape, or the truth is empty.

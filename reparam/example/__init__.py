@@ -56,4 +56,5 @@ def normalise(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """
     border = ((0, 0), (_BORDER, _BORDER), (_BORDER, _BORDER))
     pixels = np.pad(images, border).astype(np.float32) / np.float32(255)
-    return ((pixels - np.float32(MEAN)) / np.float32(STD))[:, None]
+    scaled: npt.NDArray[np.float32] = (pixels - np.float32(MEAN)) / np.float32(STD)
+    return scaled[:, None]
