@@ -32,8 +32,8 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	rm -rf build/lint
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/lint .
-	cd build/lint && ../../$(BIN)/mypy --config-file ../../setup.cfg -p reparam
-	cd build/lint && PYTHONPATH=. ../../$(BIN)/lint-imports --no-logo --config ../../setup.cfg
+	cd build/lint && $(abspath $(BIN))/mypy --config-file ../../setup.cfg -p reparam
+	cd build/lint && PYTHONPATH=. $(abspath $(BIN))/lint-imports --no-logo --config ../../setup.cfg
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.full_size

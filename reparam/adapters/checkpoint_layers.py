@@ -26,14 +26,7 @@ def layer_of(arrays: Mapping[str, np.ndarray[Any, Any]], overrides: Mapping[str,
         UnsupportedModelError: the architecture is unknown, or cannot be built like that.
         CheckpointError: a key is missing, left over or of the wrong shape or dtype.
     """
-    recognised = recognise({key: array.shape for key, array in arrays.items()})
-    if recognised is None:
-        raise UnsupportedModelError(
-            "the network of this checkpoint is not one that reparam knows",
-            found=f"no match among {', '.join(list_models())}",
-            why="running it needs the network, not only its weights",
-            hint="fuse and verify --no-network work on any checkpoint with blocks that are known",
-        )
+    recognised = architecture_of(arrays)
     layer = build_layer(recognised, deploy=False, overrides=overrides)
     for prefix in recognised.deployed:
         _sublayer(layer, prefix).convert_to_deploy()
@@ -42,6 +35,24 @@ def layer_of(arrays: Mapping[str, np.ndarray[Any, Any]], overrides: Mapping[str,
     beside = set(recognised.unexpected) | _beside_branches(layer, recognised, arrays)
     load_arrays(layer, {key: array for key, array in arrays.items() if key not in beside})
     return layer
+
+
+def architecture_of(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
+    """Return what :func:`reparam.architectures.recognise` makes of ``arrays``.
+
+    Raises:
+        UnsupportedModelError: it knows no such architecture.
+    """
+    recognised = recognise({key: array.shape for key, array in arrays.items()})
+    if recognised is None:
+        raise UnsupportedModelError(
+            "the network of this checkpoint is not one that reparam knows",
+            found=f"{len(arrays)} arrays, '{next(iter(arrays), '')}' first; "
+            f"no match among {', '.join(list_models())}",
+            why="running it needs the network, not only its weights",
+            hint="fuse and verify --no-network work on any checkpoint with blocks that are known",
+        )
+    return recognised
 
 
 def _sublayer(layer: Any, prefix: str) -> Any:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reparam.adapters.checkpoint_layers import layer_of
+from reparam.adapters.checkpoint_layers import architecture_of, layer_of
 from reparam.adapters.paddle_models import Array, as_float32, refuse_keys
-from reparam.architectures import list_models, recognise
 from reparam.checkpoint import FusionReport, fuse_arrays
-from reparam.errors import UnsupportedModelError
 
 _FLOATS = ("float16", "float32", "float64")
 
@@ -22,15 +20,7 @@ def recognised_in(arrays: Mapping[str, Array]) -> Any:
         CheckpointError: keys are missing, unexpected or of the wrong shape, or a dtype is not one
             that a network is run in.
     """
-    found = recognise({name: array.shape for name, array in arrays.items()})
-    if found is None:
-        raise UnsupportedModelError(
-            "the network of this checkpoint is not one that reparam knows",
-            found=f"{len(arrays)} arrays, '{next(iter(arrays), '')}' first; "
-            f"no match among {', '.join(list_models())}",
-            why="running it needs the network, not only its weights",
-            hint="fuse works without the network; a part of a larger model has a prefix to strip",
-        )
+    found = architecture_of(arrays)
     wrong = [f"{name} is {old}, needs {new}" for name, old, new in found.mismatched]
     refuse_keys("missing", found.missing, found.name)
     refuse_keys("of the wrong shape", wrong, found.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import click
 from reparam.checkpoint.fusing import listing
 from reparam.checkpoint.inspection import Inspection, inspect
 from reparam.commands.common import json_option, print_json, stdout, table, the_checkpoint
-from reparam.errors import CheckpointError
 
 
 @click.command(epilog="Example:  reparam inspect ckpt.pdparams")
@@ -66,31 +64,29 @@ def _settings(values: dict[str, Any]) -> str:
 
 
 def _inspect_onnx(path: Path, as_json: bool) -> None:
-    from reparam.adapters import onnx_model
+    from reparam.adapters.onnx_model import inspect_file
 
-    try:
-        contents = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read '{path}'", found=error.strerror or "") from error
-    interface, operators = onnx_model.interface_of(contents), onnx_model.op_counts(contents)
-    stated = {p.key: p.value for p in onnx_model.parse_model(contents).metadata_props}
+    found = inspect_file(path)
     if as_json:
-        fields = {**asdict(interface), "operators": operators, "metadata": stated}
-        print_json("inspect", "onnx", {"path": str(path), "bytes": len(contents), **fields})
+        print_json("inspect", "onnx", found)
         return
-    rows = [
-        ("file", f"{path} ({len(contents):,} bytes)"),
-        ("opset", f"{interface.opset} (IR version {interface.ir_version})"),
-        *((kind, _values(getattr(interface, kind))) for kind in ("inputs", "outputs")),
-        ("parameters", f"{interface.parameters:,}"),
-        ("nodes", ", ".join(f"{count} {name}" for name, count in operators.items())),
-        *stated.items(),
-    ]
-    _print_rows(rows)
+    _print_rows(
+        [
+            ("file", f"{path} ({found['file_bytes']:,} bytes)"),
+            ("opset", f"{found['opset']} (IR version {found['ir_version']})"),
+            ("inputs", _values(found["inputs"])),
+            ("outputs", _values(found["outputs"])),
+            ("parameters", f"{found['parameters']:,}"),
+            ("nodes", ", ".join(f"{n} {name}" for name, n in found["operators"].items())),
+            *found["metadata"].items(),
+        ]
+    )
 
 
-def _values(values: Any) -> str:
-    return "; ".join(f"{v.name} {v.dtype} ({', '.join(map(str, v.shape))})" for v in values)
+def _values(values: Iterable[dict[str, Any]]) -> str:
+    return "; ".join(
+        f"{v['name']} {v['dtype']} ({', '.join(map(str, v['shape']))})" for v in values
+    )
 
 
 def _print_rows(rows: Iterable[tuple[str, str]]) -> None:

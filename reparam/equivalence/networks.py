@@ -32,6 +32,12 @@ WHY = (
     "truth: the original in float64; the candidate may be as far from it as the original in "
     f"float32 is, times {FACTOR:g}"
 )
+OTHER_DTYPE = Stage(
+    "network",
+    SKIPPED,
+    "not run: networks are run in float32, and the weights are of another dtype",
+    "every array is accounted for above, so the files are the same function if those stages agree",
+)
 NO_ARCHITECTURE = Stage(
     "network",
     SKIPPED,
@@ -68,17 +74,17 @@ def compare_layers(original: Original, candidate: Arrays, probing: Probing) -> S
 def compare_onnx(original: Original, path: Path, probing: Probing) -> Stage:
     """Run the ONNX file at ``path`` in onnxruntime, on the CPU, against ``original``."""
     session = onnx_runtime.open_session(path)
-    fixed = _fixed_size(session)
+    fixed = onnx_runtime.fixed_size(session)
     sizes = (fixed,) if fixed else probing.sizes
     inputs = network_probes(original.channels, sizes, probing.own_input)
-    return _stage("onnxruntime", original, lambda x: onnx_runtime.run_onnx(session, x), inputs)
+    batch = session.get_inputs()[0].shape[0]
+    copies = batch if isinstance(batch, int) else 1  # a fixed batch is filled with one image
 
+    def run(x: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        outputs = onnx_runtime.run_onnx(session, np.repeat(x, copies, axis=0))
+        return [output[:1] for output in outputs]
 
-def _fixed_size(session: Any) -> tuple[int, int] | None:
-    shape = session.get_inputs()[0].shape
-    if len(shape) == 4 and isinstance(shape[2], int) and isinstance(shape[3], int):
-        return shape[2], shape[3]
-    return None
+    return _stage("onnxruntime", original, run, inputs)
 
 
 def find_weights(original: Arrays, path: Path, epsilon: float | None) -> Stage:

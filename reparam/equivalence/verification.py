@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from reparam.adapters.paddle_models import as_float32
 from reparam.architectures import recognise
 from reparam.checkpoint import Checkpoint, fuse_arrays, load_checkpoint
 from reparam.checkpoint.blocks import find_blocks
@@ -65,9 +68,11 @@ def _with_checkpoint(first: Checkpoint, second: Checkpoint, probing: Probing) ->
 def _with_onnx(first: Checkpoint, path: Path, probing: Probing) -> Verification:
     if not path.is_file():
         raise CheckpointError(f"cannot read '{path}'", found="no such file")
-    original = networks.Original(first.arrays, probing.overrides)
+    arrays = as_float32(first.arrays)
+    original = networks.Original(arrays, probing.overrides)
+    _need_channels(original, probing)
     outputs = networks.compare_onnx(original, path, probing)
-    weights = networks.find_weights(first.arrays, path, probing.epsilon)
+    weights = networks.find_weights(arrays, path, probing.epsilon)
     return _verification(first, str(path), sha256_of(path), probing, (weights, outputs))
 
 
@@ -86,8 +91,20 @@ def _checkpoint_stages(ours: Arrays, theirs: Arrays, probing: Probing) -> tuple[
         return tuple(stages)
     if recognise({key: array.shape for key, array in ours.items()}) is None:
         return (*stages, networks.NO_ARCHITECTURE)
+    if any(array.dtype != np.float32 for array in (*ours.values(), *theirs.values())):
+        return (*stages, networks.OTHER_DTYPE)
     original = networks.Original(ours, probing.overrides)
+    _need_channels(original, probing)
     return (*stages, networks.compare_layers(original, theirs, probing))
+
+
+def _need_channels(original: networks.Original, probing: Probing) -> None:
+    own = probing.own_input
+    if own is not None and (own.ndim != 4 or own.shape[1] != original.channels):
+        raise CheckpointError(
+            "the probe does not fit the network",
+            found=f"an array of shape {own.shape}; needed: (N, {original.channels}, H, W)",
+        )
 
 
 def _verification(

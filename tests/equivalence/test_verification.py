@@ -10,7 +10,8 @@ import pytest
 from reparam.checkpoint import fuse_arrays, load_checkpoint, save_checkpoint
 from reparam.checkpoint.pipeline import fuse
 from reparam.equivalence import Probing, verify
-from reparam.errors import CheckpointError
+from reparam.errors import CheckpointError, ReparamError
+from reparam.exporter import export
 from tests.weights import cspresnet_arrays, repvgg_arrays, write
 
 QUICK = Probing(network=False)
@@ -119,3 +120,57 @@ def test_own_inputs_are_probes_too(tmp_path):
     result = verify(write(tmp_path, repvgg_arrays()), probing=Probing(own_input=own, sizes=()))
     names = {probe.probe for stage in result.stages for probe in stage.probes}
     assert names == {"own input 0", "own input 1"}
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 32, 32), (3, 32, 32)])
+def test_own_inputs_that_do_not_fit_are_refused(tmp_path, shape):
+    source = write(tmp_path, repvgg_arrays())
+    with pytest.raises(CheckpointError, match="needed"):
+        verify(source, probing=Probing(own_input=np.ones(shape, np.float32), sizes=()))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_dtypes_are_proved_by_their_arrays(tmp_path, dtype):
+    source = write(tmp_path, {k: a.astype(dtype) for k, a in repvgg_arrays().items()})
+    result = verify(source, fuse(source).output)
+    assert stages(result) == {"other arrays": "equal", "blocks": "equal", "network": "skipped"}
+    assert result.verdict == "equivalent"
+
+
+class TestOnnx:
+    """Against exported files: right, fused wrongly, unfused, with a fixed batch."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("onnx")
+        source = write(folder, repvgg_arrays())
+        export(source, folder / "right.onnx", input_size=(40, 48))
+        export(source, folder / "batch.onnx", input_size=(40, 48), batch=3)
+        export(source, folder / "unfused.onnx", input_size=(40, 48), fuse=False)
+        export(source, folder / "epsilon.onnx", input_size=(40, 48), epsilon=1e-2)
+        return folder
+
+    @pytest.mark.parametrize("name", ["right", "batch"])
+    def test_the_export_is_equivalent(self, folder, name):
+        result = verify(folder / "ckpt.pdparams", folder / f"{name}.onnx")
+        assert stages(result) == {"fused weights": "equal", "onnxruntime": "equal"}
+        assert result.verdict == "equivalent"
+
+    def test_an_unfused_file_is_equivalent_too(self, folder):
+        result = verify(folder / "ckpt.pdparams", folder / "unfused.onnx")
+        assert stages(result) == {"fused weights": "skipped", "onnxruntime": "equal"}
+        assert result.verdict == "equivalent"
+
+    def test_another_epsilon_is_another_function(self, folder):
+        result = verify(folder / "ckpt.pdparams", folder / "epsilon.onnx")
+        assert result.verdict == "different"
+        assert result.stages[0].summary.startswith("not in the file, 'stage0' first")
+        assert "output 0 is off by" in result.first_difference
+
+    def test_no_onnx_file(self, folder):
+        with pytest.raises(CheckpointError, match="no such file"):
+            verify(folder / "ckpt.pdparams", folder / "none.onnx")
+        (folder / "text.onnx").write_text("text")
+        with pytest.raises(ReparamError):
+            verify(folder / "ckpt.pdparams", folder / "text.onnx")
