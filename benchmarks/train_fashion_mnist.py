@@ -204,6 +204,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
     parser.add_argument("--out", type=Path, help="keep checkpoints and 1,000 test images here")
     arguments = parser.parse_args()
+    if arguments.out and not arguments.out.is_dir():
+        sys.exit(f"no folder at {arguments.out}")
     images, labels = read_split(arguments.data, "t10k")
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.out or Path(scratch)

@@ -54,7 +54,7 @@ class Tour:
     def same_predictions(self) -> int:
         """Images on which every form predicts the same class."""
         labels = [found.labels for found in self.predictions.values()]
-        return int(np.logical_and.reduce([labels[0] == other for other in labels[1:]]).sum())
+        return int(np.all([labels[0] == other for other in labels[1:]], axis=0).sum())
 
     @property
     def images(self) -> int:
