@@ -48,7 +48,7 @@ def _write_array(stream: IO[bytes], array: np.ndarray[Any, Any]) -> None:
     stream.write(b"h" + _RECONSTRUCT + b"h" + _NDARRAY + empty + b"R")
     stream.write(b"(K\x01" + _shape(array.shape) + _dtype(array.dtype) + b"\x89")
     stream.write(b"\x8e" + struct.pack("<Q", contents.nbytes))
-    stream.write(memoryview(contents.reshape(-1).view(np.uint8)))
+    stream.write(contents.reshape(-1).view(np.uint8).data)
     stream.write(b"tb")
 
 

@@ -60,7 +60,7 @@ def _apply(operator: Operator, x: Array) -> Array:
     if isinstance(operator, Affine):
         return _by_channel(operator.scale, x) * x + _by_channel(operator.shift, x)
     deviation = np.sqrt(_by_channel(operator.variance, x) + operator.epsilon)
-    normal = (x - _by_channel(operator.mean, x)) / deviation
+    normal: Array = (x - _by_channel(operator.mean, x)) / deviation
     return normal * _by_channel(operator.gamma, x) + _by_channel(operator.beta, x)
 
 
