@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import numpy as np
-
 from reparam.conv import BatchNorm, Block, Conv, fuse
 from reparam.conv.operators import Array
-from reparam.errors import NotFusibleError, ReparamError
+from reparam.conv.rounding import round_once
+from reparam.errors import ReparamError
 from reparam.models.paddle_api import Layer, paddle
 
 nn = paddle.nn
@@ -152,23 +151,12 @@ def float64(tensor: Any) -> Array:
 
 
 def rounded(values: Array, dtype: Any) -> Any:
-    """Return ``values`` rounded once to ``dtype``; what would be subnormal becomes zero.
-
-    Subnormal weights change no result that matters and make a CPU several times slower.
+    """Return ``values`` as a tensor, rounded once to ``dtype``.
 
     Raises:
         NotFusibleError: a value is not finite in ``dtype``.
     """
-    limits = paddle.finfo(dtype)
-    if not (np.abs(values) <= limits.max).all():
-        raise NotFusibleError(
-            "the one convolution has weights that are not finite",
-            found=f"largest magnitude: {np.abs(values).max():g}; "
-            f"{limits.dtype} holds {limits.max:g}",
-            hint="look for NaN or Inf in the branches, or for variances next to zero",
-        )
-    normal = np.where(np.abs(values) < limits.smallest_normal, 0.0, values)
-    return paddle.to_tensor(normal, dtype="float64").astype(dtype)
+    return paddle.to_tensor(round_once(values, str(dtype).rpartition(".")[2])[0])
 
 
 def _dtype_of(layer: Any) -> Any:

@@ -12,8 +12,9 @@ from reparam.checkpoint.blocks import BlockMatch, Found, block_tree, find_blocks
 from reparam.checkpoint.files import Arrays
 from reparam.checkpoint.report import FusedBlock, FusionReport, Left
 from reparam.conv import Conv, fuse
-from reparam.conv.bounds import SMALLEST_NORMAL, UNIT_ROUNDOFF
-from reparam.errors import CheckpointError
+from reparam.conv.bounds import UNIT_ROUNDOFF
+from reparam.conv.rounding import round_once
+from reparam.errors import CheckpointError, NotFusibleError
 
 _LISTED = 5  # how many names an error message lists before it says "and N more"
 
@@ -31,6 +32,7 @@ def fuse_arrays(
 
     Raises:
         CheckpointError: a block is not whole, shapes contradict, or values are not finite.
+        NotFusibleError: a fused value does not fit the dtype of its block.
     """
     shapes = {key: array.shape for key, array in arrays.items()}
     recognised = recognise(shapes)
@@ -127,21 +129,12 @@ def _rounded(
             why="values of that dtype cannot be fused; bfloat16 is stored by Paddle as uint16",
             hint="save the checkpoint in float32",
         )
-    flushed, parts = 0, []
-    for values in (conv.weight, conv.bias):
-        with np.errstate(over="ignore", under="ignore"):
-            rounded = values.astype(dtype)
-        tiny = (np.abs(rounded) < SMALLEST_NORMAL[dtype.name]) & (values != 0)
-        rounded[tiny] = 0
-        flushed += int(np.count_nonzero(tiny))
-        parts.append(rounded)
-    if not all(np.isfinite(part).all() for part in parts):
-        raise CheckpointError(
-            f"block '{match.where}' does not fit {dtype.name} once fused",
-            found=f"a value of {max(np.abs(conv.weight).max(), np.abs(conv.bias).max()):g}",
-            hint="save the checkpoint in float32",
-        )
-    return parts[0], parts[1], flushed
+    try:
+        weight, tiny_weights = round_once(conv.weight, dtype.name)
+        bias, tiny_biases = round_once(conv.bias, dtype.name)
+    except NotFusibleError as error:
+        raise error.located(f"cannot fuse block '{match.where}': {error.what}") from error
+    return weight, bias, tiny_weights + tiny_biases
 
 
 def _record(
@@ -192,7 +185,7 @@ def _epsilon(found: Found, given: float | None) -> float | None:
 def _epsilon_source(found: Found, given: float | None) -> str:
     if given is not None:
         return "--epsilon"
-    return found.blocks[0].family.epsilon_source if found.blocks else ""
+    return "; ".join(dict.fromkeys(match.family.epsilon_source for match in found.blocks))
 
 
 def _notices(

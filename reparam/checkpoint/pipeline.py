@@ -9,7 +9,7 @@ from reparam.checkpoint.files import Checkpoint, format_of, load_checkpoint, wri
 from reparam.checkpoint.fusing import fuse_arrays, fuse_names
 from reparam.checkpoint.manifest import manifest_of, manifest_path
 from reparam.checkpoint.report import FusionReport
-from reparam.errors import NotFusibleError, OutputError
+from reparam.errors import NotFusibleError, OutputError, UnsupportedModelError
 from reparam.files import check_output, sha256_of, whole_file
 from reparam.version import tool_version
 
@@ -51,9 +51,16 @@ def fuse(
     Raises:
         CheckpointError: the file is unusable, or a block of it is not whole.
         NotFusibleError: ``strict``, and there was nothing to fuse or something was left.
+        UnsupportedModelError: the source is an ONNX file.
         OutputError: the output cannot be written there.
     """
     source = Path(source)
+    if source.suffix == ".onnx":
+        raise UnsupportedModelError(
+            f"cannot fuse '{source}'",
+            found="an ONNX file; needed: a checkpoint",
+            hint="reparam export CHECKPOINT --onnx fuses and exports in one go",
+        )
     target = deploy_path(source) if output is None else Path(output)
     kind = format_of(target)
     if not dry_run:

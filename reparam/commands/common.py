@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,18 @@ def print_json(command: str, verdict: str, fields: dict[str, Any]) -> None:
         "command": command,
         "verdict": verdict,
     }
-    click.echo(json.dumps({**head, **fields}, default=_plain, allow_nan=False, indent=1))
+    click.echo(json.dumps(_plain({**head, **fields}), allow_nan=False, indent=1))
 
 
 def _plain(value: Any) -> Any:
-    return str(value)
+    """Return ``value`` as JSON knows it; NaN, infinity and paths become text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")

@@ -7,7 +7,7 @@ epsilon or a wrong weight shows here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,16 +45,18 @@ def _compare(
     eps = match.family.epsilon if epsilon is None else epsilon
     ours = block_tree(match, original, eps)
     wide = original[f"{match.prefix}{match.family.wide.conv_key}"].shape
-    problem = _absent_or_misshapen(match, candidate, wide)
+    problem = _absent_or_misshapen(match, original, candidate, wide)
     if problem:
         return BlockResult(match.where, DIFFERENT, np.inf, 0.0, "", (), problem)
     groups = group_count(match, {key: original[key].shape for key in match.branch_keys}) or 1
-    theirs, stored = _form_in(match, candidate, eps, groups)
     size = tuple(k + 2 + 2 * axis for axis, k in enumerate(wide[2:]))  # a border and an interior
     inputs = probes(wide[1] * groups, size)
     x = np.concatenate(list(inputs.values()))
-    distance, bound = _difference(ours, theirs, x), error_bound(ours, x, stored=stored)
-    return _judge(match.where, distance, bound, list(inputs))
+    results = []
+    for theirs, stored in _forms_in(match, original, candidate, eps, groups):
+        distance, bound = _difference(ours, theirs, x), error_bound(ours, x, stored=stored)
+        results.append(_judge(match.where, distance, bound, list(inputs)))
+    return next((result for result in results if result.verdict == DIFFERENT), results[0])
 
 
 def _difference(ours: Block, theirs: Block, x: Array) -> Array:
@@ -80,24 +82,46 @@ def _in_train_time_form(match: BlockMatch, arrays: Arrays) -> bool:
     return all(key in arrays for key in match.branch_keys)
 
 
-def _absent_or_misshapen(match: BlockMatch, arrays: Arrays, wide: tuple[int, ...]) -> str:
-    """Return why ``arrays`` hold no form of the block, or nothing."""
-    if _in_train_time_form(match, arrays):
+def _holds_deploy(match: BlockMatch, original: Arrays, candidate: Arrays) -> bool:
+    """Whether the deploy weights in ``candidate`` have to be those of the block.
+
+    Beside branches they do too, since some projects run them and leave the branches in the file;
+    but a placeholder that both files hold alike was never run.
+    """
+    keys = (match.weight_key, match.bias_key)
+    if not _in_train_time_form(match, candidate):
+        return True
+    if not any(key in candidate for key in keys):
+        return False
+    return not all(
+        key in original and key in candidate and np.array_equal(original[key], candidate[key])
+        for key in keys
+    )
+
+
+def _absent_or_misshapen(
+    match: BlockMatch, original: Arrays, candidate: Arrays, wide: tuple[int, ...]
+) -> str:
+    """Return why ``candidate`` holds no usable form of the block, or nothing."""
+    if not _holds_deploy(match, original, candidate):
         return ""
     for key, needed in ((match.weight_key, wide), (match.bias_key, wide[:1])):
-        if key not in arrays:
+        if key not in candidate:
             return f"'{key}' is missing"
-        if arrays[key].shape != needed:
-            return f"'{key}' has the shape {arrays[key].shape}; needed: {needed}"
-        if not np.isfinite(arrays[key]).all():
+        if candidate[key].shape != needed:
+            return f"'{key}' has the shape {candidate[key].shape}; needed: {needed}"
+        if not np.isfinite(candidate[key]).all():
             return f"'{key}' holds values that are not finite"
     return ""
 
 
-def _form_in(match: BlockMatch, arrays: Arrays, epsilon: float, groups: int) -> tuple[Block, str]:
-    """Return the block as ``arrays`` hold it, and the dtype its fused weight is stored in."""
-    if _in_train_time_form(match, arrays):
-        return block_tree(match, arrays, epsilon), "float64"
-    weight, bias = arrays[match.weight_key], arrays[match.bias_key]
-    conv = Conv.of(weight, bias, padding=[k // 2 for k in weight.shape[2:]], groups=groups)
-    return conv, weight.dtype.name
+def _forms_in(
+    match: BlockMatch, original: Arrays, candidate: Arrays, epsilon: float, groups: int
+) -> Iterator[tuple[Block, str]]:
+    """Yield each form of the block that ``candidate`` holds, and the dtype of its fused weight."""
+    if _in_train_time_form(match, candidate):
+        yield block_tree(match, candidate, epsilon), "float64"
+    if _holds_deploy(match, original, candidate):
+        weight, bias = candidate[match.weight_key], candidate[match.bias_key]
+        padding = [k // 2 for k in weight.shape[2:]]
+        yield Conv.of(weight, bias, padding=padding, groups=groups), weight.dtype.name

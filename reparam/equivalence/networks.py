@@ -149,8 +149,8 @@ def _summary(results: list[ProbeResult]) -> tuple[str, str]:
     unclear = [r for r in results if r.verdict == UNDECIDABLE]
     if unclear:
         return UNDECIDABLE, (
-            f"float32 itself is off by {unclear[0].floor / unclear[0].scale:.1e} of the output's "
-            f"scale (over {WORST_FLOOR:g}), so outputs prove nothing; the blocks do"
+            f"float32 itself is off by {unclear[0].floor:.2g} where the largest output is "
+            f"{unclear[0].scale:.2g} (a share over {WORST_FLOOR:g}), so outputs prove nothing"
         )
     outputs = len({r.output for r in results})
     return EQUAL, f"{outputs} output(s) equal on {len(results) // max(outputs, 1)} probes"

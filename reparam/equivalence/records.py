@@ -76,7 +76,6 @@ class Verification:
     epsilon: float | None
     verdict: str
     stages: tuple[Stage, ...]
-    notices: tuple[str, ...] = ()
 
     @property
     def first_difference(self) -> str:

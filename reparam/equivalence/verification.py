@@ -18,7 +18,7 @@ from reparam.equivalence.blocks import compare_blocks
 from reparam.equivalence.carried import Arrays, compare_carried
 from reparam.equivalence.probes import Probing
 from reparam.equivalence.records import DIFFERENT, Stage, Verification, verdict_of
-from reparam.errors import CheckpointError
+from reparam.errors import CheckpointError, MissingDependencyError
 from reparam.files import sha256_of
 
 IN_MEMORY = "its own fusion, in memory"
@@ -68,6 +68,12 @@ def _with_checkpoint(first: Checkpoint, second: Checkpoint, probing: Probing) ->
 def _with_onnx(first: Checkpoint, path: Path, probing: Probing) -> Verification:
     if not path.is_file():
         raise CheckpointError(f"cannot read '{path}'", found="no such file")
+    if not probing.network:
+        raise CheckpointError(
+            f"cannot compare with '{path}' without running the network",
+            why="what an ONNX file computes shows only in its outputs",
+            hint="leave --no-network out",
+        )
     arrays = as_float32(first.arrays)
     original = networks.Original(arrays, probing.overrides)
     _need_channels(original, probing)
@@ -93,7 +99,11 @@ def _checkpoint_stages(ours: Arrays, theirs: Arrays, probing: Probing) -> tuple[
         return (*stages, networks.NO_ARCHITECTURE)
     if any(array.dtype != np.float32 for array in (*ours.values(), *theirs.values())):
         return (*stages, networks.OTHER_DTYPE)
-    original = networks.Original(ours, probing.overrides)
+    try:
+        original = networks.Original(ours, probing.overrides)
+    except MissingDependencyError as error:
+        hint = f"{error.hint}, or verify --no-network, which needs none of it"
+        raise MissingDependencyError(error.what, hint=hint) from error
     _need_channels(original, probing)
     return (*stages, networks.compare_layers(original, theirs, probing))
 

@@ -8,7 +8,7 @@ import pytest
 from reparam.checkpoint import fuse_arrays, fuse_names
 from reparam.checkpoint.blocks import block_tree, find_blocks
 from reparam.conv import Conv, error_bound, evaluate
-from reparam.errors import CheckpointError
+from reparam.errors import CheckpointError, NotFusibleError
 from tests.weights import cspresnet_arrays, random_arrays, repvgg_arrays
 
 NORM = ("weight", "bias", "_mean", "_variance")
@@ -265,15 +265,20 @@ def test_a_network_that_was_never_trained_is_told():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "said"), [(np.uint16, "bfloat16"), (np.int32, "int32"), (np.float16, "float16")]
+    ("dtype", "error", "said"),
+    [
+        (np.uint16, CheckpointError, "bfloat16"),
+        (np.int32, CheckpointError, "int32"),
+        (np.float16, NotFusibleError, r"block 'block'.*\n.*float16 holds 65504"),
+    ],
 )
-def test_weights_that_do_not_fit_their_dtype(dtype, said):
+def test_weights_that_do_not_fit_their_dtype(dtype, error, said):
     arrays = block_arrays("RepVGG")
     key = "block.rbr_dense.conv.weight"
     arrays[key] = (arrays[key] * 1e4).astype(dtype)
-    for norm in ("rbr_dense.bn._variance", "rbr_dense.bn.weight"):
-        arrays[f"block.{norm}"] = np.full(6, 1e-3 if norm.endswith("e") else 10, np.float32)
-    with pytest.raises(CheckpointError, match=said):
+    arrays["block.rbr_dense.bn._variance"] = np.full(6, 1e-3, np.float32)
+    arrays["block.rbr_dense.bn.weight"] = np.full(6, 10, np.float32)
+    with pytest.raises(error, match=said):
         fuse_arrays(arrays)
 
 

@@ -85,6 +85,11 @@ class TestFuse:
         assert "--force" in err
         assert run("fuse", source, "--force")[0] == 0
 
+    def test_an_onnx_file_is_pointed_to_export(self, run, source):
+        code, _, err = run("fuse", source.with_suffix(".onnx"))
+        assert code == 2
+        assert "reparam export" in err
+
     def test_a_folder_that_does_not_exist(self, run, source):
         code, _, err = run("fuse", source, "-o", source.parent / "none" / "x.pdparams")
         assert code == 2
@@ -167,6 +172,15 @@ class TestVerify:
         report = json.loads(out)
         assert (code, report["verdict"]) == (0, "equivalent")
         assert len(report["stages"][1]["blocks"]) == 7
+
+    def test_json_of_a_block_that_is_not_there(self, run, source):
+        run("fuse", source)
+        fused = dict(load_checkpoint(source.with_name("ckpt.deploy.pdparams")).arrays)
+        del fused["stage1.0.rbr_reparam.bias"]
+        code, out, _ = run("verify", source, write(source.parent, fused, "x.pdparams"), "--json")
+        report = json.loads(out)
+        assert (code, report["verdict"]) == (1, "different")
+        assert report["stages"][1]["blocks"][1]["distance"] == "inf"
 
     @pytest.mark.parametrize(
         ("array", "said"),

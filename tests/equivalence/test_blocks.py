@@ -124,6 +124,36 @@ def one_bit_off(array):
     return np.nextafter(array, np.float32(9))
 
 
+class TestDeployWeightsBesideBranches:
+    """Some projects leave the branches in the file and run the deploy weights."""
+
+    def candidate(self, factor):
+        arrays = repvgg_arrays()
+        fused, report = fuse_arrays(arrays)
+        key = report.fused[1].keys[0]
+        beside = {k: fused[k] for block in report.fused for k in block.keys}
+        return arrays, {**arrays, **beside, key: beside[key] * np.float32(factor)}
+
+    def test_right_ones_pass(self):
+        arrays, both = self.candidate(1)
+        assert stage(arrays, both).verdict == "equal"
+
+    def test_a_wrong_one_is_found_whatever_the_branches_say(self):
+        arrays, both = self.candidate(1.001)
+        found = stage(arrays, both)
+        assert [b.where for b in found.blocks if b.verdict == "different"] == ["stage1.0"]
+
+    def test_half_of_one_is_no_deploy_form(self):
+        arrays, both = self.candidate(1)
+        del both["stage1.0.rbr_reparam.bias"]
+        (wrong,) = [b for b in stage(arrays, both).blocks if b.verdict == "different"]
+        assert "rbr_reparam.bias' is missing" in wrong.reason
+
+    def test_a_placeholder_that_both_files_hold_was_never_run(self):
+        _, both = self.candidate(1.001)
+        assert stage(both, dict(both)).verdict == "equal"
+
+
 class TestOtherArrays:
     def compare(self, change):
         arrays = repvgg_arrays()

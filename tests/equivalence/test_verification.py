@@ -10,7 +10,7 @@ import pytest
 from reparam.checkpoint import fuse_arrays, load_checkpoint, save_checkpoint
 from reparam.checkpoint.pipeline import fuse
 from reparam.equivalence import Probing, verify
-from reparam.errors import CheckpointError, ReparamError
+from reparam.errors import CheckpointError, MissingDependencyError, ReparamError
 from reparam.exporter import export
 from tests.weights import cspresnet_arrays, repvgg_arrays, write
 
@@ -168,9 +168,22 @@ class TestOnnx:
         assert result.stages[0].summary.startswith("not in the file, 'stage0' first")
         assert "output 0 is off by" in result.first_difference
 
+    def test_it_cannot_be_done_without_running_it(self, folder):
+        with pytest.raises(CheckpointError, match="without running"):
+            verify(folder / "ckpt.pdparams", folder / "right.onnx", QUICK)
+
     def test_no_onnx_file(self, folder):
         with pytest.raises(CheckpointError, match="no such file"):
             verify(folder / "ckpt.pdparams", folder / "none.onnx")
         (folder / "text.onnx").write_text("text")
         with pytest.raises(ReparamError):
             verify(folder / "ckpt.pdparams", folder / "text.onnx")
+
+
+def test_without_paddle_the_way_out_is_named(tmp_path, monkeypatch):
+    def missing(*_):
+        raise MissingDependencyError.of("paddlepaddle", "running a network", "export")
+
+    monkeypatch.setattr("reparam.equivalence.networks.layer_of", missing)
+    with pytest.raises(MissingDependencyError, match="--no-network"):
+        verify(write(tmp_path, repvgg_arrays()))
