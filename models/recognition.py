@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reparam.models import cspresnet_layout, repvgg_layout
+from reparam.models import cspresnet_inference, cspresnet_layout, repvgg_inference, repvgg_layout
 from reparam.models.layout import Account, Shape
 
 # A checkpoint is of a family when this share of all keys, found or needed, is right. One defect
 # in the smallest network leaves 10 of 12; a RepVGG in torch's spelling agrees on 3 keys of 8.
 _LEAST_AGREEMENT = 0.75
 
-_FAMILIES = (cspresnet_layout, repvgg_layout)
+_FAMILIES: tuple[tuple[Any, Any], ...] = (
+    (cspresnet_inference, cspresnet_layout),
+    (repvgg_inference, repvgg_layout),
+)
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,21 @@ def recognise(shapes: Mapping[str, Shape]) -> Recognised | None:
     A few keys may be missing, misshapen or too many: they are reported, not guessed away. Keys
     under a prefix (``backbone.``, ``module.``) belong to a larger model and are not recognised.
     """
-    for family in _FAMILIES:
-        structure = family.infer(shapes)
+    for inference, family in _FAMILIES:
+        structure = inference.infer(shapes)
         if structure is None:
             continue
         account: Account = family.layout(structure).account(shapes)
         if account.agreement < _LEAST_AGREEMENT:
             continue
         name, settings = family.settings_of(structure)
-        return _recognised(name, settings, family.assumed(), account)
+        return _recognised(name, settings, structure.assumed, account)
     return None
 
 
 def _recognised(
     name: str, settings: dict[str, Any], assumed: dict[str, Any], account: Account
 ) -> Recognised:
-    assumed = {key: settings.get(key, value) for key, value in assumed.items()}
     if account.form == "deploy" and "use_alpha" in settings:
         # A fused kernel keeps no trace of alpha.
         settings = {key: value for key, value in settings.items() if key != "use_alpha"}
