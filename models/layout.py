@@ -86,6 +86,7 @@ class Account:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[tuple[str, Shape, Shape], ...]
+    beside: tuple[str, ...]
     agreement: float  # keys of the right shape / all keys, found or needed
 
 
@@ -139,6 +140,7 @@ class Layout:
             missing=missing,
             unexpected=unexpected,
             mismatched=mismatched,
+            beside=tuple(name for name in found if name in leftovers),
             agreement=right / (len(needed) + len(unexpected)),
         )
 

@@ -25,7 +25,7 @@ class Recognised:
 
     ``create_model(name, **settings)`` builds the Layer, in train-time form. Bringing the blocks
     in ``deployed`` to deploy form and folding the layers in ``folded`` gives it the keys of the
-    checkpoint, but for those listed in ``missing``, ``unexpected`` and ``mismatched``.
+    checkpoint, but for those listed in ``missing``, ``unexpected``, ``mismatched`` and ``beside``.
 
     Attributes:
         name: the registered variant, else the family.
@@ -38,6 +38,7 @@ class Recognised:
         mismatched: (name, shape found, shape needed).
         deployed: prefixes of the blocks that are in deploy form.
         folded: prefixes of the ConvBNLayers whose BatchNorm is folded.
+        beside: keys of deploy weights that stand beside the branches, which decide.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Recognised:
     mismatched: tuple[tuple[str, Shape, Shape], ...] = ()
     deployed: tuple[str, ...] = ()
     folded: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def recognise(shapes: Mapping[str, Shape]) -> Recognised | None:
@@ -88,4 +90,5 @@ def _recognised(
         mismatched=account.mismatched,
         deployed=account.deployed,
         folded=account.folded,
+        beside=account.beside,
     )

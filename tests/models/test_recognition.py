@@ -59,7 +59,10 @@ def test_every_block_and_layer_may_be_in_a_form_of_its_own(structure, data):
     found = recognise(shapes)
     assert (found.missing, found.unexpected, found.mismatched) == ((), (), ())
     assert (found.deployed, found.folded) == (tuple(deployed), tuple(folded))
-    blocks = len(layout_of(structure).blocks)
+    parts = layout_of(structure).blocks
+    beside = {key for part in parts if part.prefix not in deployed for key in part.deploy}
+    assert set(found.beside) == beside & set(shapes)
+    blocks = len(parts)
     told = without_alpha(structure) if len(deployed) == blocks else structure
     assert structure_of(found) == told
     forms = {0: "train-time", blocks: "deploy"}
