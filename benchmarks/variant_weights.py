@@ -1,9 +1,9 @@
 """Random checkpoints of every variant in which activations stay of one size.
 
 Statistics are as far from fresh as in the tests: gamma of both signs, mean of order 1, variance
-in [0.2, 3]. But gamma takes the variance out again and shares itself among the branches of a
-block, as training sees to, so that a deep network neither dies out nor amplifies rounding: with
-gamma independent of the variance, the outputs of the deep variants would decide nothing.
+in [0.2, 3]. But gamma takes the variance out again and makes up for what branches, ReLUs and
+gates do to the power of a signal, as training sees to. So a deep network neither amplifies
+rounding until its outputs decide nothing, nor forgets what its first blocks computed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from reparam import save_checkpoint
 from reparam.models import cspresnet_layout, repvgg_layout
-from reparam.models.layout import ConvBN, Layout, Shape
+from reparam.models.layout import Block, ConvBN, Layout, Shape
 
 _STATISTICS = ("_mean", "_variance")
 
@@ -58,12 +58,8 @@ def write_checkpoint(name: str, path: Path) -> dict[str, Any]:
 def random_weights(layout: Layout, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
     """Return float32 weights for every key of the train-time form."""
     rng = np.random.default_rng(seed)
-    branches = {
-        key: len(block.branches) + any(name.endswith("_mean") for name in block.others)
-        for block in layout.blocks
-        for key in block.train_time()
-    }
     shapes = layout.shapes()
+    gains = _gains(layout)
     variances = {
         key: rng.uniform(0.2, 3.0, shape)
         for key, shape in shapes.items()
@@ -71,29 +67,58 @@ def random_weights(layout: Layout, seed: int = 0) -> dict[str, np.ndarray[Any, A
     }
     arrays = {}
     for key, shape in shapes.items():
-        variance = variances.get(f"{key.rpartition('.')[0]}._variance")
-        if key.endswith("_variance"):
-            values = variance
-        elif key.endswith("alpha"):
-            values = rng.uniform(0.2, 1.2, shape)
-        elif variance is not None and not key.endswith("_mean"):
-            values = _affine(key, variance, branches.get(key, 1), rng)
+        prefix, _, leaf = key.rpartition(".")
+        variance = variances.get(f"{prefix}._variance")
+        if leaf == "_variance":
+            values = variances[key]
+        elif leaf == "alpha":
+            values = rng.uniform(0.5, 1.5, shape)
+        elif leaf == "weight" and variance is not None:
+            signs = rng.choice([-1.0, 1.0], shape)
+            values = rng.uniform(0.5, 1.5, shape) * signs * np.sqrt(variance)
+            values *= gains.get(prefix, 1.0) / _MEAN_SQUARE**0.5
         else:
             values = rng.standard_normal(shape, dtype=np.float32)
-            fan_in = {4: prod(shape[1:]), 2: shape[0]}.get(len(shape), 1)
-            values *= np.float32(fan_in**-0.5)
+            values *= np.float32(_deviation(key, shape))
         arrays[key] = np.asarray(values, dtype=np.float32)
     return arrays
 
 
-def _affine(
-    key: str, variance: np.ndarray[Any, Any], branches: int, rng: np.random.Generator
-) -> np.ndarray[Any, Any]:
-    """Return gamma or beta of a BatchNorm whose branch is one of ``branches``."""
-    if key.endswith("bias"):
-        return rng.normal(size=variance.shape) / np.sqrt(branches)
-    signs = rng.choice([-1.0, 1.0], variance.shape)
-    return rng.uniform(0.5, 1.5, variance.shape) * signs * np.sqrt(variance / branches)
+_MEAN_SQUARE = 1 + 1 / 12  # of uniform(0.5, 1.5)
+_GATE = 0.293  # mean square of the sigmoid of a standard normal number
+
+
+def _gains(layout: Layout) -> dict[str, float]:
+    """Return the factor of gamma of each BatchNorm, by its prefix, that is not 1.
+
+    A ReLU halves the power of what is symmetric about 0 and a gate takes its mean square of it;
+    both are made up for. Branches share, and the blocks that are added to their input of
+    CSPResNet's stages come in at half the amplitude, so that the sum grows slowly.
+    """
+    gated = [
+        part.prefix for part in layout.blocks if f"{part.prefix}.se.up.bias" in layout.shapes()
+    ]
+    gains: dict[str, float] = {}
+    for part in layout.parts:
+        if isinstance(part, ConvBN):
+            gate = _GATE if part.prefix.endswith(".conv3") and "stages" in part.prefix else 1.0
+            gains[f"{part.prefix}.bn"] = (2 / gate) ** 0.5
+        elif isinstance(part, Block):
+            norms = [key.removesuffix("._mean") for key in part.train_time() if "._mean" in key]
+            gate = _GATE if part.prefix in gated else 1.0
+            residual = 0.5 if ".blocks." in part.prefix else 1.0
+            share = residual * (2 / gate / len(norms)) ** 0.5
+            gains |= dict.fromkeys(norms, share)
+    return gains
+
+
+def _deviation(key: str, shape: Shape) -> float:
+    """Return the standard deviation of a weight, bias or mean."""
+    if len(shape) == 1:
+        return 1.0 if key.endswith(("_mean", "up.bias", "fc.bias")) else 0.3
+    fan_in = prod(shape[1:]) if len(shape) == 4 else shape[0]
+    # The logits of a gate come from means of growing size; its bias is to have its say.
+    return float((0.1 if key.endswith(("up.weight", "fc.weight")) else 1.0) * fan_in**-0.5)
 
 
 def _learned(shapes: Mapping[str, Shape]) -> int:

@@ -5,6 +5,9 @@
 Each command runs in a process of its own, as a user runs it. Every variant adds one JSON line to
 the results; one that is there is not run again (--again does). The Markdown table of all of them
 goes to stdout. Exits with 1 if anything is not as it has to be.
+
+Whether outputs can tell a wrong network is not taken for granted: the exported file is also
+compared with a checkpoint whose first fused weight is wrong by 1 %, and has to differ from it.
 """
 
 from __future__ import annotations
@@ -22,8 +25,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.variant_table import table
 from benchmarks.variant_weights import CHECKPOINTS, write_checkpoint
+from reparam import load_checkpoint, save_checkpoint
 
 Row = dict[str, Any]
 
@@ -72,6 +78,8 @@ def measure(name: str, sizes: str, input_size: str, folder: Path) -> Row:
     commands["export"] = run(*exporting, *settings)
     if commands["export"].code == 0:
         commands["verify onnx"] = run("verify", source, onnx, *settings)
+        wrong = write_wrong(fused, commands["fuse"].report["fused"][0]["keys"][0])
+        commands["verify wrong"] = run("verify", wrong, onnx, *settings)
     return {
         "variant": name,
         "probes": sizes,
@@ -84,11 +92,21 @@ def measure(name: str, sizes: str, input_size: str, folder: Path) -> Row:
     }
 
 
+def write_wrong(fused: Path, key: str) -> Path:
+    """Write the checkpoint ``fused`` with the weight ``key`` wrong by 1 %; return where."""
+    arrays = dict(load_checkpoint(fused).arrays)
+    arrays[key] = arrays[key] * np.float32(1.01)
+    path = fused.with_name("wrong.pdparams")
+    save_checkpoint(path, arrays)
+    return path
+
+
 def _found(commands: dict[str, Command]) -> Row:
     fuse, export = commands["fuse"].report, commands["export"].report
     stages = [*commands["verify"].report["stages"]]
     if "verify onnx" in commands:
         stages += commands["verify onnx"].report["stages"]
+    wrong = commands["verify wrong"].report["stages"] if "verify wrong" in commands else []
     blocks = next((stage["blocks"] for stage in stages if stage["name"] == "blocks"), [])
     ops = export.get("ops_after", {})
     return {
@@ -100,6 +118,7 @@ def _found(commands: dict[str, Command]) -> Row:
         "batch_norms_in_file": ops.get("BatchNormalization", 0),
         "certificate": _worst_certificate([*fuse["fused"], *blocks]),
         "stages": {stage["name"]: _summary(stage) for stage in stages},
+        "wrong": _summary(wrong[-1]) if wrong else {"verdict": None},
         "export": {k: export.get("worst", {}).get(k) for k in ("verdict", "distance", "bound")},
     }
 
@@ -129,6 +148,7 @@ def as_it_has_to_be(row: Row) -> bool:
     return (
         row["architecture"] == row["variant"].partition("+")[0]
         and set(verdicts) <= {"equal", "undecidable"}
+        and row["wrong"]["verdict"] in ("different", "undecidable")
         and row["blocks"] == row["fused"] == row["fused_in_file"] == saved
         and not row["batch_norms_in_file"]
         and row["parameters_deploy"] == row["parameters_in_file"]
