@@ -68,6 +68,10 @@ class ChannelBounds(NamedTuple):
     weight_allowance: Array
     bias_allowance: Array
 
+    def widened(self, other: ChannelBounds) -> ChannelBounds:
+        """Return the bounds where what was compared with is itself off by ``other``."""
+        return self._replace(c=_above(self.c + other.c, 1), d=_above(self.d + other.d, 1))
+
 
 def certify(block: Block, weight: Stored, bias: Stored, dtype: str | None = None) -> Certificate:
     """Return what is true of ``weight`` and ``bias`` as the one convolution of ``block``.
