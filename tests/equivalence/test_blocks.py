@@ -184,9 +184,7 @@ def fused_in_float32(arrays):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_another_fuser_s_float32_is_no_difference(seed):
-    arrays = repvgg_arrays(
-        seed, groups={1: 8, 2: 12, 3: 2, 5: 16}
-    )  # depthwise, where sums are short
+    arrays = repvgg_arrays(seed, groups={1: 8, 3: 12, 5: 16})  # depthwise, where sums are short
     found = stage(arrays, fused_in_float32(arrays))
     assert found.verdict == "equal", [block.reason for block in found.blocks]
     assert 1 < max(block.certificate.roundings for block in found.blocks) < 8
