@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reparam.checkpoint import blocks as blocks_module
 from reparam.checkpoint import fuse_arrays
+from reparam.checkpoint import rows as rows_module
 from reparam.checkpoint.blocks import find_blocks
+from reparam.conv import Conv
 from reparam.equivalence.blocks import compare_blocks
 from reparam.equivalence.carried import compare_carried
 from reparam.equivalence.probes import network_probes, probes
@@ -18,7 +21,8 @@ from tests.conv.test_mutations import MUTATIONS
 from tests.weights import cspresnet_arrays, repvgg_arrays
 
 NETWORKS = {"cspresnet": cspresnet_arrays, "repvgg": repvgg_arrays}
-# What these two networks do not contain: convolution biases, dilation, pooling, sequences.
+# What these two networks do not contain: convolution biases, dilation, pooling, sequences; and
+# identities in groups, which are made by rows here.
 ELSEWHERE = {
     "convolution bias dropped",
     "H and W padding swapped",  # the same on both axes here
@@ -28,7 +32,26 @@ ELSEWHERE = {
     "pooling does not divide",
     "kernel flipped",
     "inner bias through one tap",
+    "identity ignores groups",
+    "identity broadcast to dense",
 }
+
+
+def rows_ignoring_groups(rows, wide):
+    channels = np.arange(wide[0])[rows]
+    weight = np.zeros((len(channels), wide[1], 1, 1))
+    weight[np.arange(len(channels)), np.minimum(channels, wide[1] - 1)] = 1
+    return Conv.of(weight)
+
+
+def rows_of_ones(rows, wide):
+    return Conv.of(np.ones((len(np.arange(wide[0])[rows]), wide[1], 1, 1)))
+
+
+def rows_counted_from_the_part(rows, wide):
+    weight = np.zeros((len(np.arange(wide[0])[rows]), wide[1], 1, 1))
+    weight[np.arange(len(weight)), np.arange(len(weight)) % wide[1]] = 1
+    return Conv.of(weight)
 
 
 def matches_in(arrays):
@@ -68,6 +91,17 @@ def test_a_wrong_law_cannot_pass(name):
             wrong, _ = fuse_arrays(arrays)
         verdicts.append(stage(arrays, wrong).verdict)
     assert "different" in verdicts
+
+
+@pytest.mark.parametrize("wrong", [rows_ignoring_groups, rows_of_ones, rows_counted_from_the_part])
+def test_a_wrong_identity_cannot_pass(wrong, monkeypatch):
+    arrays = repvgg_arrays()
+    monkeypatch.setattr(rows_module, "_PART", 500)  # several parts even in small blocks
+    assert stage(arrays, fuse_arrays(arrays)[0]).verdict == "equal"
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks_module, "_rows_of_identity", wrong)
+        fused, _ = fuse_arrays(arrays)
+    assert stage(arrays, fused).verdict == "different"
 
 
 def test_another_epsilon_is_another_function():
