@@ -18,7 +18,7 @@ from reparam.checkpoint.rows import FusedArrays, fuse_rows
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.errors import CheckpointError, NotFusibleError
 
-__all__ = ["Fusing", "fuse_arrays", "fuse_names", "listing", "need_finite"]
+__all__ = ["Fusing", "fuse_arrays", "listing", "need_finite"]
 
 
 def fuse_arrays(
@@ -70,7 +70,8 @@ class Fusing:
         self.recognised = recognise(shapes)
         if self.recognised is not None:
             _need_whole(self.recognised)
-        self.plan = plan_of(shapes, fold_bn=fold_bn, skip=skip)
+        deployed = self.recognised.deployed if self.recognised else None
+        self.plan = plan_of(shapes, deployed=deployed, fold_bn=fold_bn, skip=skip)
         self._records: dict[BlockMatch, FusedBlock] = {}
         self._carried = 0
         self._leftovers: dict[BlockMatch, bool] = {}
@@ -100,13 +101,28 @@ class Fusing:
             epsilons=self._epsilons(),
             fused=tuple(records[match] for match in plan.blocks),
             folded=tuple(records[match] for match in plan.pairs),
-            already=known.deployed if known else tuple(w for w, _ in plan.found.deployed),
+            already=plan.deployed,
             left=plan.left,
             carried=self._carried,
             notices=tuple(
                 notices_of(plan, self.arrays, known, self.given_epsilon, self._leftovers)
             ),
         )
+
+    def names(self, table: Mapping[str, str]) -> dict[str, str]:
+        """Return Paddle's table of parameter names for the deploy form.
+
+        The fused convolution takes over the static name of the wide branch's weight.
+        """
+        gone = {key for match in self.plan.matches for key in match.branch_keys}
+        kept = {key: name for key, name in table.items() if key in self.arrays and key not in gone}
+        for match in self.plan.matches:
+            name = table.get(match.wide_key)
+            if name:
+                kept[match.weight_key] = name
+                bias = name.replace(".w_", ".b_") if ".w_" in name else f"{name}.bias"
+                kept[match.bias_key] = table.get(match.bias_key, bias)
+        return kept
 
     def epsilon_of(self, match: BlockMatch) -> float:
         return match.family.epsilon if self.given_epsilon is None else self.given_epsilon
@@ -128,23 +144,6 @@ class Fusing:
         if self.given_epsilon is not None:
             return tuple(Epsilon(f.name, self.given_epsilon, "--epsilon") for f in families)
         return tuple(Epsilon(f.name, f.epsilon, f.epsilon_source) for f in families)
-
-
-def fuse_names(
-    names: Mapping[str, str], report: FusionReport, kept: Sequence[str]
-) -> dict[str, str]:
-    """Return Paddle's table of parameter names for the deploy form, whose keys are ``kept``.
-
-    The fused convolution takes over the static name of the wide branch's weight.
-    """
-    table = {key: names[key] for key in kept if key in names}
-    for block in report.fused + report.folded:
-        weight, bias = block.keys
-        name = names.get(block.wide)
-        if name:
-            table[weight] = name
-            table.setdefault(bias, name.replace(".w_", ".b_") if ".w_" in name else f"{name}.bias")
-    return table
 
 
 def _need_whole(recognised: Any) -> None:

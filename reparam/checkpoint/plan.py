@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from reparam.checkpoint.blocks import BlockMatch, Found, Shapes, find_blocks
+from reparam.checkpoint.blocks import BlockMatch, Shapes, find_blocks
 from reparam.checkpoint.pairs import find_pairs
 from reparam.checkpoint.report import Left
 from reparam.errors import CheckpointError
+
+SKIPPED = "--skip"  # the reason of what was left because it was asked for
 
 _LISTED = 5
 
@@ -19,13 +21,13 @@ _LISTED = 5
 class Plan:
     """Blocks and conv-bn pairs to fuse, and what is left as it is.
 
-    ``found`` is everything there is, chosen or not; ``notices`` name options without effect.
+    ``deployed`` are blocks in deploy form already; ``notices`` name options without effect.
     """
 
     blocks: tuple[BlockMatch, ...]
     pairs: tuple[BlockMatch, ...]
     left: tuple[Left, ...]
-    found: Found
+    deployed: tuple[str, ...]
     notices: tuple[str, ...]
 
     @property
@@ -33,10 +35,17 @@ class Plan:
         return self.blocks + self.pairs
 
 
-def plan_of(shapes: Shapes, *, fold_bn: bool = False, skip: Sequence[str] = ()) -> Plan:
+def plan_of(
+    shapes: Shapes,
+    *,
+    deployed: Sequence[str] | None = None,
+    fold_bn: bool = False,
+    skip: Sequence[str] = (),
+) -> Plan:
     """Return what to fuse.
 
     Args:
+        deployed: blocks in deploy form, where the architecture tells; else names and shapes do.
         fold_bn: fold conv-bn pairs outside blocks as well.
         skip: blocks and pairs to leave as they are: names, or patterns with ``*`` and ``?``
             (which match dots too).
@@ -47,15 +56,16 @@ def plan_of(shapes: Shapes, *, fold_bn: bool = False, skip: Sequence[str] = ()) 
     found = find_blocks(shapes)
     taken = {key for match in found.blocks for key in match.branch_keys}
     pairs, unpaired = find_pairs(shapes, taken) if fold_bn else ((), ())
-    deployed = [where for where, _ in found.deployed]
+    if deployed is None:
+        deployed = [where for where, _ in found.deployed]
     names = [match.where for match in (*found.blocks, *pairs)]
     skipped = _skipped(skip, names, deployed)
-    left = [*found.doubts, *unpaired, *((where, "--skip") for where in names if where in skipped)]
+    left = [*found.doubts, *unpaired, *((where, SKIPPED) for where in names if where in skipped)]
     return Plan(
         blocks=tuple(match for match in found.blocks if match.where not in skipped),
         pairs=tuple(match for match in pairs if match.where not in skipped),
         left=tuple(Left(where, reason) for where, reason in left),
-        found=found,
+        deployed=tuple(deployed),
         notices=tuple(_without_effect(skip, names, deployed, fold_bn and not pairs)),
     )
 
