@@ -13,7 +13,8 @@ import numpy as np
 
 from reparam.checkpoint.pickle_reader import read_pickle
 from reparam.checkpoint.pickle_writer import NAME_TABLE, write_pickle
-from reparam.errors import CheckpointError, OutputError
+from reparam.checkpoint.safetensors_writer import write_safetensors
+from reparam.errors import CheckpointError
 from reparam.files import whole_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -122,11 +123,11 @@ def write_arrays(
     for key, array in arrays.items():
         if array.dtype.kind not in "fiub":
             raise CheckpointError(f"cannot write '{key}'", found=f"values of type {array.dtype}")
-    if kind == PDPARAMS:
-        with path.open("wb") as stream:
+    with path.open("wb") as stream:
+        if kind == PDPARAMS:
             write_pickle(stream, arrays, names or {})
-    else:
-        _save_safetensors(path, arrays, metadata or {})
+        else:
+            write_safetensors(stream, arrays, metadata or {})
 
 
 def _load(path: Path, stream: IO[bytes]) -> Checkpoint:
@@ -200,16 +201,3 @@ def _load_safetensors(path: Path) -> tuple[Arrays, dict[str, str]]:
     for array in arrays.values():
         array.flags.writeable = False
     return arrays, metadata
-
-
-def _save_safetensors(
-    path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]
-) -> None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    whole = {key: np.ascontiguousarray(array).reshape(array.shape) for key, array in arrays.items()}
-    try:
-        save_file(whole, path, metadata=dict(metadata) or None)
-    except SafetensorError as error:
-        raise OutputError(f"cannot write '{path}'", found=str(error).splitlines()[0]) from error
