@@ -18,7 +18,12 @@ from reparam.exporter.benchmarking import Protocol
 NETWORKS = ("repvgg", "cspresnet")
 
 
-@click.command(epilog="Example:  reparam demo --keep demo-files")
+@click.command(
+    epilog="""\b
+Example:
+  reparam demo
+  reparam demo --network repvgg --keep demo-files"""
+)
 @click.option(
     "--network",
     type=click.Choice(NETWORKS),
