@@ -1,4 +1,4 @@
-"""A table that turns into lines of names and values where it would not fit."""
+"""What we change in rich; imported late, because rich is slow to load for a ``--help``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ _WORD = 16  # characters of a text column that stay together if they are one wor
 _GAP = 2  # between columns
 
 
+class ReportConsole(Console):
+    """A console that leaves it to the caller what a reader means who has gone."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit with 1, which says "the answer is no"
+
+
 class Grid(Table):
-    """A table without lines, whose numbers are never cut, wrapped or dropped."""
+    """A table without lines, whose numbers are never cut or wrapped.
+
+    Where it would not fit, every row becomes lines of a name and a value.
+    """
 
     def __init__(self, *columns: str, title: str | None = None) -> None:
         gap = (0, _GAP, 0, 0)

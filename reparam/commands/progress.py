@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,16 +64,18 @@ class _Teller:
             return
         if not sys.stderr.isatty():
             click.echo(self._latest, err=True)
-        elif self._status:
-            self._status.update(self._latest)
         else:
-            self._status = _live_line(self._latest)
+            self._status = self._status or _live_line()
+            room = self._status.console.width - len("- ...")
+            more = "..." if len(self._latest) > room else ""
+            self._status.update(self._latest[:room] + more)
 
 
-def _live_line(message: str) -> Status:
+def _live_line() -> Status:
     from rich.console import Console
 
-    console = Console(stderr=True, highlight=False, markup=False)
-    status = console.status(message, spinner="line")  # of characters that every terminal has
+    colours = None if os.environ.get("NO_COLOR") else "auto"
+    console = Console(stderr=True, highlight=False, markup=False, color_system=colours)
+    status = console.status("", spinner="line")  # of characters that every terminal has
     status.start()
     return status

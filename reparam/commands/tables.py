@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,11 +16,12 @@ _WIDTH = 100  # of tables when not in a terminal
 def stdout() -> Console:
     """Return the console for reports: plain text of a fixed width when not a terminal.
 
-    rich honours NO_COLOR, FORCE_COLOR, TERM and COLUMNS.
+    NO_COLOR keeps bold away as well; rich honours FORCE_COLOR, TERM and COLUMNS.
     """
-    from rich.console import Console
+    from reparam.commands.grid import ReportConsole
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    colours = None if os.environ.get("NO_COLOR") else "auto"
+    console = ReportConsole(highlight=False, markup=False, emoji=False, color_system=colours)
     if not console.is_terminal:
         console.width = _WIDTH
     return console

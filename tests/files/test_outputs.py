@@ -180,8 +180,12 @@ class TestRaces:
             signal.raise_signal(signal.SIGINT)
 
         monkeypatch.setattr(drafts.Draft, "place", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            write_pair(tmp_path / "x", tmp_path / "y")
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                write_pair(tmp_path / "x", tmp_path / "y")
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert names(tmp_path) == ["x", "y"]
 
 
