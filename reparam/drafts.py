@@ -12,7 +12,9 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -26,14 +28,22 @@ _HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Draft:
-    """A new empty file in ``folder``; ``path`` is what writers open."""
+    """A file on its way; ``path`` is what writers open.
 
-    def __init__(self, folder: Path) -> None:
-        self.hidden: Path | None = None
-        self.handle = _unnamed(folder)
-        if self.handle < 0:
-            self.handle, self.hidden = _named(folder)
-        self.folder = folder
+    Args:
+        folder: where it will be placed.
+        handle: of the open file, or -1.
+        hidden: its name, or None if it has none.
+    """
+
+    def __init__(self, folder: Path, handle: int, hidden: Path | None) -> None:
+        self.folder, self.handle, self.hidden = folder, handle, hidden
+
+    @classmethod
+    def empty(cls, folder: Path) -> Draft:
+        """Return a new empty file, without a name where the system can."""
+        handle = _unnamed(folder)
+        return cls(folder, handle, None) if handle >= 0 else cls(folder, *_named(folder))
 
     @property
     def path(self) -> Path:
@@ -81,8 +91,10 @@ class Draft:
             self.handle = -1
 
     def _link(self, target: Path) -> None:
-        # Only with a folder's handle does Python call linkat, which follows the name in /proc.
-        os.link(self.path, target, src_dir_fd=self.handle, follow_symlinks=True)
+        if self.hidden is not None:
+            os.link(self.hidden, target)
+        else:  # only with a handle does Python call linkat, which follows the name in /proc
+            os.link(self.path, target, src_dir_fd=self.handle, follow_symlinks=True)
 
 
 def hidden_name(folder: Path) -> Path:
@@ -122,6 +134,25 @@ def _lock(handle: int) -> bool:
     return True
 
 
+@contextmanager
+def hidden_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new hidden folder in ``folder``, which is removed with all in it.
+
+    To be made while ``folder`` is locked, so that no other run takes it for a stale one.
+    """
+    path = hidden_name(folder)
+    path.mkdir(mode=0o700)
+    handle = -1
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        _lock(handle)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        if handle >= 0:
+            os.close(handle)
+
+
 def clear_stale(folder: Path) -> None:
     """Remove hidden files that killed runs left in ``folder``; those of live runs are locked."""
     with suppress(OSError):
@@ -132,10 +163,13 @@ def clear_stale(folder: Path) -> None:
 
 
 def _remove_if_stale(path: Path) -> None:
-    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if _lock(handle):
-            path.unlink()
+            if stat.S_ISDIR(os.fstat(handle).st_mode):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
     finally:
         os.close(handle)
 

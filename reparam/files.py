@@ -7,10 +7,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from reparam.drafts import Draft, clear_stale, hidden_name, locked, signals_held
+from reparam.drafts import Draft, clear_stale, hidden_folder, hidden_name, locked, signals_held
 from reparam.errors import OutputError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has one slash of the two
@@ -41,46 +41,78 @@ def whole_file(path: Path, force: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: as :func:`check_output`, or the disk refuses the write.
     """
-    with whole_files(path, force=force) as (temporary,):
+    with whole_group(path, force=force) as (temporary,):
         yield temporary
 
 
 @contextmanager
-def whole_files(*paths: Path, force: bool = False) -> Iterator[tuple[Path, ...]]:
+def whole_group(*paths: Path, force: bool = False) -> Iterator[tuple[Path, ...]]:
     """Yield a path to write to for each of ``paths``; all appear together, or none.
 
-    The first is the one that matters, the others are about it: if the machine stops in between,
-    the first may stand without the others, but never beside those of another run.
+    Each may be about those before it: if the machine stops in between, the first may stand
+    without the others, but never beside those of another run.
 
     Raises:
         OutputError: as :func:`whole_file`.
     """
-    drafts: list[Draft] = []
     targets = [_real(path, force) for path in paths]
-    try:
+    drafts: list[Draft] = []
+    with _told(paths[0], drafts):
         try:
             for target in targets:
                 with locked(target.parent):
                     clear_stale(target.parent)
-                drafts.append(Draft(target.parent))
+                drafts.append(Draft.empty(target.parent))
             yield tuple(draft.path for draft in drafts)
             _commit(drafts, targets, force)
         finally:
             for draft in drafts:
                 draft.discard()
+
+
+@contextmanager
+def whole_files(paths: Sequence[Path], force: bool = False) -> Iterator[list[Path]]:
+    """As :func:`whole_group`, for writers that need the names of the files to be right.
+
+    The paths that are yielded have the same names, in hidden folders beside the files, so that
+    files may refer to each other by name. A file that the block does not write is left out. A
+    killed process leaves such a folder; the next output there clears it away.
+
+    Raises:
+        OutputError: as :func:`whole_file`.
+    """
+    targets = [_real(path, force) for path in paths]
+    drafts: list[Draft] = []
+    with _told(paths[0], drafts), ExitStack() as stack:
+        folders: dict[Path, Path] = {}
+        for path, target in zip(paths, targets, strict=True):
+            parent = target.parent
+            if parent not in folders:
+                with locked(parent):
+                    clear_stale(parent)
+                    folders[parent] = stack.enter_context(hidden_folder(parent))
+            drafts.append(Draft(parent, -1, folders[parent] / path.name))
+        yield [draft.path for draft in drafts]
+        written = [pair for pair in zip(drafts, targets, strict=True) if pair[0].path.exists()]
+        _commit([draft for draft, _ in written], [target for _, target in written], force)
+
+
+@contextmanager
+def _told(path: Path, drafts: Sequence[Draft]) -> Iterator[None]:
+    """Turn what the system refuses into an error about ``path``."""
+    try:
+        yield
     except FileExistsError as error:
         raise OutputError(
-            f"'{paths[0]}' appeared while it was being made",
+            f"'{path}' appeared while it was being made",
             why="nothing is overwritten without being asked",
             hint="--force replaces it",
         ) from error
     except OSError as error:
-        raise OutputError(
-            f"cannot write '{paths[0]}'", found=error.strerror or str(error)
-        ) from error
+        raise OutputError(f"cannot write '{path}'", found=error.strerror or str(error)) from error
     except OutputError as error:  # of a writer that knows only the path it was given
-        if drafts and str(drafts[0].path) in error.what:
-            raise error.located(f"cannot write '{paths[0]}'") from error
+        if any(str(draft.path) in error.what for draft in drafts):
+            raise error.located(f"cannot write '{path}'") from error
         raise
 
 
@@ -135,7 +167,9 @@ def _commit(drafts: Sequence[Draft], targets: Sequence[Path], force: bool) -> No
     if force:
         for draft, target in zip(drafts, targets, strict=True):
             _prepare_to_replace(draft, target)
-    with signals_held(), locked(targets[0].parent):
+    with signals_held(), ExitStack() as locks:
+        for folder in sorted({target.parent for target in targets}):
+            locks.enter_context(locked(folder))
         if force:
             _replace(drafts, targets)
         else:

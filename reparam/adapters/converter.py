@@ -69,7 +69,6 @@ def convert(program: Path, parameters: Path, *, opset: int = 17, timeout: float 
             died, hung, or wrote something else than a model. The message quotes its first error.
     """
     check_opset(opset)
-    need_converter()
     _check_inputs(program, parameters)
     with tempfile.TemporaryDirectory(prefix="reparam-convert-") as folder:
         output = Path(folder, "model.onnx")

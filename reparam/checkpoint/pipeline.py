@@ -10,7 +10,7 @@ from reparam.checkpoint.fusing import fuse_arrays, fuse_names
 from reparam.checkpoint.manifest import manifest_of, manifest_path
 from reparam.checkpoint.report import FusionReport
 from reparam.errors import NotFusibleError, OutputError, UnsupportedModelError
-from reparam.files import check_output, sha256_of, whole_files
+from reparam.files import check_output, sha256_of, whole_group
 from reparam.version import tool_version
 
 
@@ -71,7 +71,7 @@ def fuse(
         _need_all_fused(source, report)
     if dry_run:
         return Fusion(source, checkpoint.sha256, None, "", report)
-    with whole_files(target, manifest_path(target), force=force) as (weights, note):
+    with whole_group(target, manifest_path(target), force=force) as (weights, note):
         names = fuse_names(checkpoint.names, report, arrays)
         write_arrays(weights, kind, arrays, names=names, metadata=_metadata(checkpoint))
         sha256 = sha256_of(weights)

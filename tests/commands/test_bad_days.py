@@ -27,6 +27,7 @@ from tests.commands.processes import (
     reparam,
     scripted,
 )
+from tests.converter import needs_converter
 from tests.weights import repvgg_arrays, write
 
 NAMED = "from reparam import drafts\ndrafts._unnamed = lambda folder: -1"
@@ -83,6 +84,7 @@ class TestFullDisk:
         assert reparam("fuse", source, "-o", target, "--force").returncode == 0
         assert load_checkpoint(target).sha256 == note_of(target)["sha256"]
 
+    @needs_converter
     def test_export(self, source, tmp_path):
         (tmp_path / "temporary").mkdir()
         before = contents(tmp_path)
@@ -268,9 +270,9 @@ class TestEnded:
     def test_fuse(self, source, number, names):
         self.end(source, number, names + SLOW_FUSE, "fuse", source)
 
+    @needs_converter
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_export(self, source, number, tmp_path):
-        pytest.importorskip("paddle2onnx", reason="no converter for this Python")
         child = tmp_path / "child.py"
         child.write_text("import os, time\nprint(os.getpid())\n"
                          f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"

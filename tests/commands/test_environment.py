@@ -21,6 +21,7 @@ from tests.commands.processes import (
     scripted,
     with_environment,
 )
+from tests.converter import needs_converter
 from tests.weights import repvgg_arrays, write
 
 SCRIPT = Path(sys.executable).with_name("reparam")
@@ -122,8 +123,8 @@ class TestSurroundings:
         done = reparam("fuse", source, env=with_environment(TMPDIR=str(other)))
         assert done.returncode == 0
 
+    @needs_converter
     def test_no_place_for_temporary_files(self, source):
-        pytest.importorskip("paddle2onnx", reason="no converter for this Python")
         before = contents(source.parent)
         script = "import tempfile\ntempfile.tempdir = '/nowhere'"
         done = scripted(script, "export", source, "--onnx", "--input-size", "32")

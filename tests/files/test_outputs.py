@@ -13,7 +13,7 @@ import pytest
 
 from reparam import drafts
 from reparam.errors import OutputError
-from reparam.files import check_output, whole_file, whole_files
+from reparam.files import check_output, whole_file, whole_files, whole_group
 
 
 @pytest.fixture(params=["unnamed", "hidden name", "no hard links"], autouse=True)
@@ -36,7 +36,7 @@ def write(path: Path, text: str = "new", force: bool = False) -> None:
 
 
 def write_pair(first: Path, second: Path, text: str = "new", force: bool = False) -> None:
-    with whole_files(first, second, force=force) as temporaries:
+    with whole_group(first, second, force=force) as temporaries:
         for temporary in temporaries:
             temporary.write_text(text)
 
@@ -65,7 +65,7 @@ class TestWhole:
     @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError])
     def test_a_failure_leaves_nothing(self, tmp_path, error):
         expected = OutputError if error is OSError else error
-        with pytest.raises(expected), whole_files(tmp_path / "x", tmp_path / "y"):
+        with pytest.raises(expected), whole_group(tmp_path / "x", tmp_path / "y"):
             raise error
         assert names(tmp_path) == []
 
@@ -114,6 +114,69 @@ class TestWhole:
         assert names(folder) == ["x"]
 
 
+class TestNamed:
+    """For writers that need the names to be right."""
+
+    def test_names_are_right_and_nothing_is_left(self, tmp_path):
+        paths = [tmp_path / "x.data", tmp_path / "x", tmp_path / "not written"]
+        with whole_files(paths) as temporaries:
+            assert [path.name for path in temporaries] == [path.name for path in paths]
+            assert len({path.parent for path in temporaries}) == 1
+            temporaries[0].write_text("data")
+            temporaries[1].write_text("x.data")
+        assert names(tmp_path) == ["x", "x.data"]
+        assert (tmp_path / "x.data").read_text() == "data"
+
+    @pytest.mark.parametrize("force", [False, True])
+    def test_all_or_none(self, tmp_path, force):
+        paths = [tmp_path / "x", tmp_path / "y"]
+        if force:
+            write_pair(*paths, "old")
+        before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+
+        def fail() -> None:
+            with whole_files(paths, force) as temporaries:
+                temporaries[0].write_text("new")
+                raise OSError(errno.ENOSPC, "disk")
+
+        with pytest.raises(OutputError, match="disk"):
+            fail()
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+        with whole_files(paths, force) as temporaries:
+            for temporary in temporaries:
+                temporary.write_text("new")
+        assert {path.read_text() for path in tmp_path.iterdir()} == {"new"}
+        assert names(tmp_path) == ["x", "y"]
+
+    def test_what_appears_meanwhile_is_kept(self, tmp_path):
+        def race() -> None:
+            with whole_files([tmp_path / "x", tmp_path / "y"]) as temporaries:
+                for temporary in temporaries:
+                    temporary.write_text("ours")
+                (tmp_path / "y").write_text("theirs")
+
+        with pytest.raises(OutputError, match="appeared"):
+            race()
+        assert names(tmp_path) == ["y"]
+
+    def test_a_folder_of_a_killed_run_is_cleared_and_that_of_a_live_one_is_not(self, tmp_path):
+        stale = drafts.hidden_name(tmp_path)
+        stale.mkdir()
+        (stale / "x").write_text("of a killed run")
+        with whole_files([tmp_path / "x"]) as (temporary,):
+            temporary.write_text("new")
+            write(tmp_path / "y")
+        assert names(tmp_path) == ["x", "y"]
+
+    def test_in_two_folders(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        with whole_files([tmp_path / "a" / "x", tmp_path / "x"]) as temporaries:
+            for temporary in temporaries:
+                temporary.write_text(temporary.name)
+        assert names(tmp_path) == ["a", "x"]
+        assert names(tmp_path / "a") == ["x"]
+
+
 class TestRaces:
     """What another process puts there meanwhile is never replaced, nor mixed with ours."""
 
@@ -122,7 +185,7 @@ class TestRaces:
         first, second = tmp_path / "x", tmp_path / "y"
 
         def race() -> None:
-            with whole_files(first, second) as temporaries:
+            with whole_group(first, second) as temporaries:
                 for temporary in temporaries:
                     temporary.write_text("ours")
                 (tmp_path / taken).write_text("theirs")
