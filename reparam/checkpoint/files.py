@@ -13,8 +13,9 @@ import numpy as np
 from reparam.checkpoint.hashing import FileHash, HashingWriter
 from reparam.checkpoint.pickle_reader import read_pickle
 from reparam.checkpoint.pickle_writer import NAME_TABLE, write_pickle
-from reparam.errors import CheckpointError, OutputError
-from reparam.files import sha256_of, whole_file
+from reparam.checkpoint.safetensors_writer import write_safetensors
+from reparam.errors import CheckpointError
+from reparam.files import whole_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -135,12 +136,12 @@ def write_arrays(
     Returns:
         The SHA-256 of the file. A ``.pdparams`` file is written array by array as they come.
     """
-    if kind == PDPARAMS:
-        with HashingWriter(path) as stream:
+    with HashingWriter(path) as stream:
+        if kind == PDPARAMS:
             write_pickle(stream, _numbers(arrays), names or {})
-            return stream.hexdigest()
-    _save_safetensors(path, dict(_numbers(arrays)), metadata or {})
-    return sha256_of(path)
+        else:
+            write_safetensors(stream, dict(_numbers(arrays)), metadata or {})
+        return stream.hexdigest()
 
 
 def _numbers(
@@ -223,16 +224,3 @@ def _load_safetensors(path: Path) -> tuple[Arrays, dict[str, str]]:
     for array in arrays.values():
         array.flags.writeable = False
     return arrays, metadata
-
-
-def _save_safetensors(
-    path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]
-) -> None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    whole = {key: np.ascontiguousarray(array).reshape(array.shape) for key, array in arrays.items()}
-    try:
-        save_file(whole, path, metadata=dict(metadata) or None)
-    except SafetensorError as error:
-        raise OutputError(f"cannot write '{path}'", found=str(error).splitlines()[0]) from error

@@ -22,7 +22,7 @@ from reparam.checkpoint.manifest import manifest_of, manifest_path
 from reparam.checkpoint.plan import SKIPPED, Plan
 from reparam.checkpoint.report import FusionReport
 from reparam.errors import CheckpointError, NotFusibleError, OutputError, UnsupportedModelError
-from reparam.files import check_output, whole_file
+from reparam.files import check_output, whole_group
 from reparam.version import tool_version
 
 
@@ -94,7 +94,7 @@ def fuse(
         for _ in fusing:
             checkpoint.forget_pages()
         return Fusion(source, checkpoint.sha256, None, "", fusing.report())
-    with whole_file(manifest_path(target), force) as note, whole_file(target, force) as weights:
+    with whole_group(target, manifest_path(target), force=force) as (weights, note):
         sha256 = write_arrays(
             weights,
             kind,

@@ -16,6 +16,7 @@ from reparam.commands.common import (
     size_of,
     stdout,
     table,
+    tell_unused,
     the_checkpoint,
 )
 from reparam.exporter.benchmarking import Protocol, benchmark
@@ -78,11 +79,17 @@ def command(
         epsilon=epsilon,
         settings=settings,
     )
+    chosen = models or (the_checkpoint(None),)
+    notices = []
+    if all(model.suffix == ".onnx" for model in chosen):
+        of_export = ("input_size", "epsilon", "settings")
+        notices = tell_unused(of_export, "it is for checkpoints, which are exported first")
     with progress() as tell:
-        result = benchmark(models or [the_checkpoint(None)], protocol, tell)
+        result = benchmark(chosen, protocol, tell)
     if as_json:
         verdicts = [comparison.verdict for _, comparison in result.comparisons]
-        print_json("bench", verdicts[0] if len(verdicts) == 1 else "measured", result.to_json())
+        verdict = verdicts[0] if len(verdicts) == 1 else "measured"
+        print_json("bench", verdict, {**result.to_json(), "notices": notices})
     else:
         _print(result)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
 
 from reparam.checkpoint import FusionReport
 from reparam.checkpoint.files import PDPARAMS, SAFETENSORS
@@ -15,10 +15,14 @@ from reparam.commands.common import (
     force_option,
     json_option,
     print_json,
+    progress,
     stdout,
     table,
     the_checkpoint,
 )
+
+if TYPE_CHECKING:
+    from reparam.commands.grid import Grid
 
 _LISTED = 8  # blocks in the table; what is printed does not grow with the network
 
@@ -78,17 +82,19 @@ def command(
     Needs no model code and no paddle. The input is not changed; everything outside blocks goes
     over bit for bit. A manifest beside the output says what was done.
     """
-    result = fuse(
-        the_checkpoint(checkpoint),
-        output,
-        epsilon=epsilon,
-        fold_bn=fold_bn,
-        skip=skip,
-        format=kind,
-        strict=strict,
-        force=force,
-        dry_run=dry_run,
-    )
+    source = the_checkpoint(checkpoint)
+    with progress(f"fusing {source}"):
+        result = fuse(
+            source,
+            output,
+            epsilon=epsilon,
+            fold_bn=fold_bn,
+            skip=skip,
+            format=kind,
+            strict=strict,
+            force=force,
+            dry_run=dry_run,
+        )
     if as_json:
         fields = {
             "source": result.source,
@@ -138,7 +144,7 @@ def _print_evidence(report: FusionReport) -> None:
         stdout().print(f"worst block '{worst.where}': {worst.certificate}")
 
 
-def _blocks(report: FusionReport) -> Table:
+def _blocks(report: FusionReport) -> Grid:
     grid = table("block", "branches", "becomes", "#parameters", "#MACs/position")
     for block in report.fused[:_LISTED]:
         branches = " + ".join(block.branches)

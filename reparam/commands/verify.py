@@ -12,10 +12,12 @@ from reparam.commands.common import (
     epsilon_option,
     json_option,
     print_json,
+    progress,
     settings_option,
     sizes_of,
     stdout,
     table,
+    tell_unused,
     the_checkpoint,
 )
 from reparam.equivalence import Probing, Stage, Verification, verify
@@ -65,12 +67,22 @@ def command(
         network=network,
         settings=settings,
     )
-    result = verify(the_checkpoint(original), candidate, probing)
+    first = the_checkpoint(original)
+    with progress(f"comparing {candidate or 'its fusion'} with {first}"):
+        result = verify(first, candidate, probing)
+    notices = _unused(result)
     if as_json:
-        print_json("verify", result.verdict, result.to_json())
+        print_json("verify", result.verdict, {**result.to_json(), "notices": notices})
     else:
         _print(result)
     return 0 if result.verdict == "equivalent" else EXIT_NO
+
+
+def _unused(result: Verification) -> list[str]:
+    """Tell of the options that are about running the network, if it was not run."""
+    if any(stage.probes for stage in result.stages):
+        return []
+    return tell_unused(("input_size", "probe", "settings"), "the network was not run")
 
 
 def _load_probe(path: Path) -> np.ndarray[Any, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reparam.adapters.checkpoint_layers import layer_of
-from reparam.adapters.converter import check_opset, convert
+from reparam.adapters.converter import check_opset, convert, need_converter
 from reparam.adapters.deploy_layers import deploy_layer_of, recognised_in
 from reparam.adapters.onnx_cleaning import Cleaned, clean_model
 from reparam.adapters.onnx_model import Value, arrays_of, interface_of, stamped
@@ -106,6 +106,7 @@ def export_onnx(
     tell = progress or (lambda _: None)
     _check_arguments(checkpoint, output, input_size, batch, force)
     check_opset(opset)
+    need_converter()
     request = _request(checkpoint, input_size, batch, fuse, epsilon, settings)
     tell(f"building {request.recognised.name}")
     arrays = as_float32(checkpoint.arrays)

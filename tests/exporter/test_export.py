@@ -19,6 +19,9 @@ from reparam.adapters.onnx_runtime import run_onnx
 from reparam.checkpoint import fuse_arrays
 from reparam.exporter import ExportReport, export_onnx
 from tests.adapters.recorded import Recorded, checkpoint, recorded
+from tests.converter import needs_converter
+
+pytestmark = needs_converter
 
 
 @dataclass(frozen=True)
