@@ -11,6 +11,7 @@ from reparam.architectures import recognise
 from reparam.checkpoint.blocks import BlockMatch, Found, block_tree, find_blocks, group_count
 from reparam.checkpoint.files import Arrays
 from reparam.checkpoint.report import FusedBlock, FusionReport, Left
+from reparam.checkpoint.stored_forms import is_floating
 from reparam.conv import Conv, fuse
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.conv.rounding import round_once
@@ -85,7 +86,7 @@ def need_finite(arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         CheckpointError: names the first such array and position.
     """
     for key, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if is_floating(array.dtype) and not np.isfinite(array).all():
             index = np.unravel_index(int(np.argmin(np.isfinite(array))), array.shape)
             where = ", ".join(str(int(i)) for i in index)
             raise CheckpointError(
@@ -125,13 +126,13 @@ def _rounded(
     if dtype.name not in UNIT_ROUNDOFF:
         raise CheckpointError(
             f"block '{match.where}' has weights of {dtype.name}",
-            found="needed: float32, float16 or float64",
-            why="values of that dtype cannot be fused; bfloat16 is stored by Paddle as uint16",
+            found="needed: float32, float16, bfloat16 or float64",
+            why="values of that dtype cannot be fused",
             hint="save the checkpoint in float32",
         )
     try:
-        weight, tiny_weights = round_once(conv.weight, dtype.name)
-        bias, tiny_biases = round_once(conv.bias, dtype.name)
+        weight, tiny_weights = round_once(conv.weight, dtype.newbyteorder("="))
+        bias, tiny_biases = round_once(conv.bias, dtype.newbyteorder("="))
     except NotFusibleError as error:
         raise error.located(f"cannot fuse block '{match.where}': {error.what}") from error
     return weight, bias, tiny_weights + tiny_biases
@@ -240,7 +241,7 @@ def _same(arrays: Mapping[str, np.ndarray[Any, Any]], new: Arrays) -> bool:
         if old is None or old.shape != value.shape:
             return False
         slack = 64 * UNIT_ROUNDOFF[value.dtype.name] * max(float(np.abs(value).max()), 1e-30)
-        if not np.allclose(old, value, rtol=0, atol=slack):
+        if not np.allclose(old.astype(np.float64), value.astype(np.float64), rtol=0, atol=slack):
             return False
     return True
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reparam.checkpoint.files import Checkpoint, format_of, load_checkpoint, write_arrays
 from reparam.checkpoint.fusing import fuse_arrays, fuse_names
 from reparam.checkpoint.manifest import manifest_of, manifest_path
+from reparam.checkpoint.opening import check_input
 from reparam.checkpoint.report import FusionReport
 from reparam.errors import NotFusibleError, OutputError, UnsupportedModelError
 from reparam.files import check_output, sha256_of, whole_file
@@ -26,7 +27,13 @@ class Fusion:
 
 
 def deploy_path(source: Path) -> Path:
-    """Return where the deploy form of ``source`` goes by default: x.pdparams, x.deploy.pdparams."""
+    """Return where the deploy form of ``source`` goes by default: x.pdparams, x.deploy.pdparams.
+
+    That of x.pdema is x.pdema.deploy.pdparams: everything loads that ending, and it is not taken
+    for the deploy form of the x.pdparams beside it, which holds other weights.
+    """
+    if source.suffix == ".pdema":
+        return source.with_name(f"{source.name}.deploy.pdparams")
     return source.with_name(f"{source.stem}.deploy{source.suffix}")
 
 
@@ -35,6 +42,7 @@ def fuse(
     output: str | Path | None = None,
     *,
     epsilon: float | None = None,
+    prefix: str | None = None,
     strict: bool = False,
     force: bool = False,
     dry_run: bool = False,
@@ -47,6 +55,7 @@ def fuse(
     Args:
         output: ``deploy_path(source)`` by default; its ending chooses the format.
         epsilon: of the BatchNorms, in place of what the family says.
+        prefix: use only the weights under this name or prefix, and take it off.
 
     Raises:
         CheckpointError: the file is unusable, or a block of it is not whole.
@@ -63,10 +72,12 @@ def fuse(
         )
     target = deploy_path(source) if output is None else Path(output)
     kind = format_of(target)
+    check_input(source)
     if not dry_run:
         _check_outputs(source, target, force)
-    checkpoint = load_checkpoint(source)
+    checkpoint = load_checkpoint(source, prefix=prefix)
     arrays, report = fuse_arrays(checkpoint.arrays, epsilon=epsilon)
+    report = replace(report, notices=(*checkpoint.layout.notices, *report.notices))
     if strict:
         _need_all_fused(source, report)
     if dry_run:

@@ -10,6 +10,7 @@ import click
 from reparam.commands.common import (
     epsilon_option,
     json_option,
+    prefix_option,
     print_json,
     progress,
     settings_option,
@@ -51,6 +52,7 @@ Example:
 )
 @click.option("--input-size", help="H and W of checkpoints that are exported first.")
 @epsilon_option
+@prefix_option
 @settings_option
 @json_option
 def command(
@@ -61,6 +63,7 @@ def command(
     seconds: float,
     input_size: str | None,
     epsilon: float | None,
+    prefix: str | None,
     settings: dict[str, Any],
     as_json: bool,
 ) -> None:
@@ -76,6 +79,7 @@ def command(
         seconds=seconds,
         input_size=size_of(input_size),
         epsilon=epsilon,
+        prefix=prefix,
         settings=settings,
     )
     with progress() as tell:

@@ -18,7 +18,7 @@ from rich.table import Table
 from reparam.errors import CheckpointError
 from reparam.version import tool_version
 
-_CHECKPOINTS = (".pdparams", ".safetensors")
+_CHECKPOINTS = (".pdparams", ".pdema", ".safetensors")
 _WIDTH = 100  # of tables when not in a terminal
 
 
@@ -80,6 +80,12 @@ epsilon_option = click.option(
     type=click.FloatRange(min=0),
     help="Of the BatchNorms, in place of what the family says; no checkpoint stores it.",
 )
+prefix_option = click.option(
+    "--prefix",
+    metavar="NAME",
+    help="Use only the weights under this name or prefix, such as ema or backbone, and take it "
+    "off. Wrappers such as module. are taken off without it.",
+)
 settings_option = click.option(
     "--model-arg",
     "settings",
@@ -108,12 +114,15 @@ def is_checkpoint(path: Path) -> bool:
 def the_checkpoint(given: Path | None) -> Path:
     """Return the checkpoint named, or the only one in the folder.
 
+    A .pdema file counts where no .pdparams file stands beside it.
+
     Raises:
         CheckpointError: none was named and the folder holds none, or several.
     """
     if given is not None:
         return given
     found = sorted(path for path in Path().iterdir() if is_checkpoint(path))
+    found = [p for p in found if p.suffix != ".pdema" or p.with_suffix(".pdparams") not in found]
     if len(found) == 1:
         return found[0]
     raise CheckpointError(

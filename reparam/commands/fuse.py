@@ -13,6 +13,7 @@ from reparam.commands.common import (
     epsilon_option,
     force_option,
     json_option,
+    prefix_option,
     print_json,
     stdout,
     table,
@@ -36,6 +37,7 @@ Example:
     help="Default: x.pdparams gives x.deploy.pdparams.",
 )
 @epsilon_option
+@prefix_option
 @click.option("--dry-run", is_flag=True, help="Report, but write nothing.")
 @click.option(
     "--strict", is_flag=True, help="Exit 1 if there is nothing to fuse or something was left."
@@ -46,6 +48,7 @@ def command(
     checkpoint: Path | None,
     output: Path | None,
     epsilon: float | None,
+    prefix: str | None,
     dry_run: bool,
     strict: bool,
     force: bool,
@@ -60,6 +63,7 @@ def command(
         the_checkpoint(checkpoint),
         output,
         epsilon=epsilon,
+        prefix=prefix,
         strict=strict,
         force=force,
         dry_run=dry_run,
