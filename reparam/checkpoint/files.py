@@ -158,7 +158,7 @@ def _load(path: Path, prefix: str | None) -> Checkpoint:
     kind, metadata, notices = PDPARAMS, {}, []
     if buffer[0] == 0x80:
         found = find_weights(read_pickle(buffer), prefix, len(buffer))
-        notices = averaging_notices(path, found.names)
+        notices = averaging_notices(path, found.names, prefix)
         arrays, count = from_uint16(found.arrays)
         if count:
             notices.append(f"{count} arrays of uint16 are bfloat16, which Paddle stores so")

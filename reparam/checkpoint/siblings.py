@@ -14,7 +14,7 @@ Source: ``engine/trainer.py``, ``engine/callbacks.py``, ``utils/checkpoint.py`` 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from reparam.checkpoint.opening import mapped
@@ -24,64 +24,73 @@ from reparam.errors import ReparamError
 
 PDEMA, PDPARAMS = ".pdema", ".pdparams"
 
-_COPY, _NETWORK, _COMPUTED = "copy", "network", "computed"
-_PATTERNS = {
-    _COPY: re.compile(r"(?!.*_deepcopy_.*_deepcopy_).+_deepcopy_\d+"),  # one copy, not one of one
-    _NETWORK: re.compile(r"\w+\.[wb]_\d+"),
-    _COMPUTED: re.compile(r"(eager_tmp|generated_tensor)_\d+"),
-}
-_SAID = {
-    _COPY: "are those of a copy (..._deepcopy_N), as PaddleDetection's trainer takes of the "
-    "weights in training before it puts their average into the network",
-    _COMPUTED: "are those of computed values (eager_tmp_N), as an average is",
-}
+_OTHER = {PDEMA: PDPARAMS, PDPARAMS: PDEMA}
+
+_COPY = re.compile(r"(.+)_deepcopy_\d+")
+_COMPUTED = re.compile(r"(eager_tmp|generated_tensor)_\d+")
+_MOST = 0.9  # of the names have to agree: some buffers have names of their own
+_UNKNOWN = (
+    "nothing in the files tells which weights are averaged (PaddleDetection keeps the average in "
+    ".pdparams since March 2022, and kept it in .pdema before)"
+)
+
+Names = Mapping[str, str]
 
 
-def averaging_notices(path: Path, names: Mapping[str, str]) -> list[str]:
+def averaging_notices(path: Path, names: Names, wanted: str | None) -> list[str]:
     """Return what is known about averaged weights in ``path`` and in the file beside it.
 
     Args:
         names: Paddle's table of parameter names of the file at ``path``.
+        wanted: the part of it that is used, as ``--prefix`` said.
     """
-    other = {PDEMA: PDPARAMS, PDPARAMS: PDEMA}.get(path.suffix)
-    beside = path.with_suffix(other) if other else None
-    there = beside is not None and beside.is_file()
-    if beside is None or (path.suffix != PDEMA and not there):
+    if path.suffix not in _OTHER:
         return []
-    kinds = {path.name: _origin(names)}
-    if there:
-        kinds[beside.name] = _origin(_names_in(beside))
-    used = f"used: '{path.name}', as named"
+    beside = path.with_suffix(_OTHER[path.suffix])
+    there = beside.is_file()
+    if path.suffix == PDPARAMS and not there:
+        return []
+    others = _names_in(beside, wanted) if there else {}
     head = f"'{beside.name}' stands beside it" if there else f"no '{beside.name}' stands beside it"
-    return [f"{head}; {_verdict(kinds)}; {used}"]
+    return [f"{head}; {_verdict(path, names, beside, others)}; used: '{path.name}', as named"]
 
 
-def _verdict(kinds: Mapping[str, str | None]) -> str:
-    for name, kind in kinds.items():
-        others = [(other, its) for other, its in kinds.items() if other != name]
-        if kind == _COMPUTED and all(its in (_NETWORK, _COPY) for _, its in others):
-            return f"'{name}' holds averaged weights: its parameter names {_SAID[_COMPUTED]}"
-        if kind == _COPY and all(its == _NETWORK for _, its in others):
-            average = "".join(f", so '{other}' holds the averaged ones" for other, _ in others)
+def _verdict(path: Path, names: Names, beside: Path, others: Names) -> str:
+    """Return what the two tables of names prove, with the proof."""
+    for file, table, other, second in (
+        (path, names, beside, others),
+        (beside, others, path, names),
+    ):
+        if _share(_is_copy(table, key, second) for key in table) >= _MOST:
             return (
-                f"'{name}' holds weights in training: its parameter names {_SAID[_COPY]}{average}"
+                f"the averaged weights are in '{other.name}': the parameters in '{file.name}' are "
+                "named as copies of its own (..._deepcopy_N), and PaddleDetection's trainer copies "
+                "the weights in training before it puts their average into the network"
             )
-    return (
-        "nothing in them tells which weights are averaged (PaddleDetection keeps the average in "
-        ".pdparams since March 2022, and kept it in .pdema before)"
-    )
+        if _computed(table) and not _computed(second):
+            return (
+                f"the averaged weights are in '{file.name}': its parameters are named as computed "
+                "values are (eager_tmp_N), not as those of a network in training"
+            )
+    return _UNKNOWN
 
 
-def _origin(names: Mapping[str, str]) -> str | None:
-    """Return what parameter names say of where the values came from, None if they do not agree."""
-    for origin, pattern in _PATTERNS.items():
-        if names and all(pattern.fullmatch(name) for name in names.values()):
-            return origin
-    return None
+def _is_copy(table: Names, key: str, original: Names) -> bool:
+    match = _COPY.fullmatch(table[key])
+    return match is not None and match[1] == original.get(key)
 
 
-def _names_in(path: Path) -> dict[str, str]:
+def _computed(table: Names) -> bool:
+    return _share(_COMPUTED.fullmatch(name) for name in table.values()) >= _MOST
+
+
+def _share(answers: Iterable[object]) -> float:
+    found = [bool(answer) for answer in answers]
+    return sum(found) / len(found) if found else 0.0
+
+
+def _names_in(path: Path, wanted: str | None) -> dict[str, str]:
     try:
-        return find_weights(read_pickle(mapped(path))).names
+        return find_weights(read_pickle(mapped(path)), wanted).names
     except ReparamError:
         return {}  # nothing is known of it, and it is not the file that was asked for
