@@ -21,7 +21,7 @@ from reparam.conv.rounding import round_once
 
 Array = np.ndarray[Any, Any]
 
-_PART = 1 << 17  # elements of the fused weight: 1 MiB in float64
+_PART = 1 << 18  # elements of the fused weight: 2 MiB in float64
 _WORKERS = 2  # NumPy leaves the interpreter free while it computes
 
 
