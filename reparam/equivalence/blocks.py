@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from reparam.checkpoint.blocks import BlockMatch, block_tree, group_count
+from reparam.checkpoint.families import CONV_BN
 from reparam.conv import Block, Conv, error_bound, evaluate, fuse
 from reparam.conv.bounds import FUSING_ROUNDINGS
 from reparam.conv.certificate import certificate_of, channel_bounds, worst_element
@@ -40,7 +41,9 @@ def compare_blocks(
     if wrong:
         summary = f"{len(wrong)} of {len(results)} blocks differ, '{wrong[0].where}' first"
     else:
-        summary = f"{len(results)} blocks equal"
+        pairs = sum(match.family is CONV_BN for match in matches)
+        summary = f"{len(results) - pairs} blocks equal"
+        summary += f", {pairs} folded BatchNorms equal" if pairs else ""
     return Stage("blocks", DIFFERENT if wrong else EQUAL, summary, WHY, blocks=results)
 
 
@@ -49,7 +52,7 @@ def _compare(
 ) -> BlockResult:
     eps = match.family.epsilon if epsilon is None else epsilon
     ours = block_tree(match, original, eps)
-    wide = original[f"{match.prefix}{match.family.wide.conv_key}"].shape
+    wide = original[match.wide_key].shape
     problem = _absent_or_misshapen(match, original, candidate, wide)
     if problem:
         return BlockResult(match.where, DIFFERENT, np.inf, 0.0, "", (), problem)
