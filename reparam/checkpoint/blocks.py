@@ -110,8 +110,8 @@ def block_tree(
     groups = (group_count(match, shapes) or 1) if whole else 1
     branches: dict[str, Block] = {}
     for branch in match.branches:
-        four = (arrays[match.prefix + key][part] for key in branch.norm_keys)
-        norm = BatchNorm(*four, epsilon)
+        gamma, beta, mean, variance = (arrays[match.prefix + key][part] for key in branch.norm_keys)
+        norm = BatchNorm(gamma, beta, mean, variance, epsilon)
         parts: list[Block] = [norm]
         if branch.conv_key:
             weight = arrays[match.prefix + branch.conv_key][part]

@@ -139,7 +139,8 @@ def channel_bounds(
     )
 
 
-class Misfit(NamedTuple):
+@dataclass(frozen=True)
+class Misfit:
     """The element of a stored convolution that is furthest from what it may be."""
 
     name: str
