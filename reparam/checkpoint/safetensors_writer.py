@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from reparam.checkpoint.pickle_writer import Writable
 from reparam.errors import CheckpointError
 
 _DTYPES = {
@@ -25,7 +26,7 @@ _DTYPES = {
 
 
 def write_safetensors(
-    stream: IO[bytes],
+    stream: Writable,
     arrays: Mapping[str, np.ndarray[Any, Any]],
     metadata: Mapping[str, str],
 ) -> None:

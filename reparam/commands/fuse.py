@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from reparam.checkpoint import FusionReport
+from reparam.checkpoint.files import PDPARAMS, SAFETENSORS
 from reparam.checkpoint.pipeline import Fusion, fuse
 from reparam.commands.common import (
     epsilon_option,
@@ -30,7 +31,8 @@ _LISTED = 8  # blocks in the table; what is printed does not grow with the netwo
     epilog="""\b
 Example:
   reparam fuse ppyoloe_s.pdparams
-  reparam fuse yolov6.pdparams --epsilon 1e-3 -o deploy.pdparams"""
+  reparam fuse yolov6.pdparams --epsilon 1e-3 -o deploy.pdparams
+  reparam fuse ppyoloe_s.pdparams --fold-bn --skip 'backbone.stages.3.*'"""
 )
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option(
@@ -39,7 +41,24 @@ Example:
     type=click.Path(path_type=Path),
     help="Default: x.pdparams gives x.deploy.pdparams.",
 )
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice([PDPARAMS, SAFETENSORS]),
+    help="Default: what the output's ending says.",
+)
 @epsilon_option
+@click.option(
+    "--fold-bn",
+    is_flag=True,
+    help="Fold a BatchNorm outside blocks too, where it is named as a pair with its convolution.",
+)
+@click.option(
+    "--skip",
+    multiple=True,
+    metavar="BLOCK",
+    help="Leave this block as it is; * stands for any part of a name. Repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Report, but write nothing.")
 @click.option(
     "--strict", is_flag=True, help="Exit 1 if there is nothing to fuse or something was left."
@@ -49,7 +68,10 @@ Example:
 def command(
     checkpoint: Path | None,
     output: Path | None,
+    kind: str | None,
     epsilon: float | None,
+    fold_bn: bool,
+    skip: tuple[str, ...],
     dry_run: bool,
     strict: bool,
     force: bool,
@@ -66,6 +88,9 @@ def command(
             source,
             output,
             epsilon=epsilon,
+            fold_bn=fold_bn,
+            skip=skip,
+            format=kind,
             strict=strict,
             force=force,
             dry_run=dry_run,
@@ -83,7 +108,7 @@ def command(
 
 
 def _verdict(result: Fusion) -> str:
-    if result.report.fused:
+    if result.report.fused or result.report.folded:
         return "fused"
     return "already fused" if result.report.already else "nothing to fuse"
 
@@ -101,12 +126,22 @@ def _print(result: Fusion) -> None:
             f"{report.parameters_after:,}; {report.carried} other arrays carried over",
             markup=False,
         )
-        console.print(f"epsilon {report.epsilon:g} ({report.epsilon_source})")
-    else:
+    if report.folded:
+        console.print(f"{len(report.folded)} BatchNorms folded into the convolutions before them")
+    if not report.fused and not report.folded:
         console.print(f"{_verdict(result)}")
+    _print_evidence(report)
     _print_remarks(result)
     where = f"wrote {result.output}" if result.output else "dry run: nothing was written"
     console.print(where)
+
+
+def _print_evidence(report: FusionReport) -> None:
+    for value, source in dict.fromkeys((e.value, e.source) for e in report.epsilons):
+        stdout().print(f"epsilon {value:g} ({source})")
+    worst = report.worst
+    if worst is not None:
+        stdout().print(f"worst block '{worst.where}': {worst.certificate}")
 
 
 def _blocks(report: FusionReport) -> Grid:
@@ -130,10 +165,11 @@ def _print_remarks(result: Fusion) -> None:
     console, report = stdout(), result.report
     if report.already and report.fused:
         console.print(f"already in deploy form: {', '.join(report.already)}")
-    flushed = sum(block.flushed for block in report.fused)
-    if flushed:
-        console.print(f"{flushed} subnormal values set to zero (they slow a CPU down)")
-    for left in report.left:
+    if report.flushed:
+        console.print(f"{report.flushed} subnormal values set to zero (they slow a CPU down)")
+    for left in report.left[:_LISTED]:
         console.print(f"left alone: {left.where}: {left.reason}")
+    if len(report.left) > _LISTED:
+        console.print(f"... and {len(report.left) - _LISTED} more left alone; --json lists them")
     for notice in report.notices:
         console.print(f"note: {notice}")

@@ -110,10 +110,18 @@ def _print(result: Verification) -> None:
     console.print(grid)
     for stage in result.stages:
         console.print(f"{stage.name}: {stage.why}", style="dim")
+        _print_certificate(stage)
     _print_differing_blocks(result)
     if result.first_difference:
         console.print(f"first difference: {result.first_difference}")
     console.print(f"verdict: {result.verdict}", style="bold")
+
+
+def _print_certificate(stage: Stage) -> None:
+    worst = stage.worst_certified
+    if worst is not None:
+        stdout().print(f"{stage.name}: worst of {len(stage.blocks)} '{worst.where}': "
+                       f"{worst.certificate}")  # fmt: skip
 
 
 def _worst(stage: Stage) -> tuple[str, str]:

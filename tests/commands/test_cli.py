@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,8 @@ class TestVerify:
         assert code == 0
         assert "verdict: equivalent" in out
         assert "Higham" in out  # why the bound is enough
+        certificate = r"worst of 7 'stage\S+': at most \S+ \* max\|x\| \+ \S+ for every input"
+        assert re.search(certificate, " ".join(out.split()))
 
     def test_different(self, run, source):
         run("fuse", source)
@@ -171,7 +174,9 @@ class TestVerify:
         code, out, _ = run("verify", source, "--no-network", "--json")
         report = json.loads(out)
         assert (code, report["verdict"]) == (0, "equivalent")
-        assert len(report["stages"][1]["blocks"]) == 7
+        blocks = report["stages"][1]["blocks"]
+        assert len(blocks) == 7
+        assert all(0 < block["certificate"]["roundings"] <= 1 for block in blocks)
 
     def test_json_of_a_block_that_is_not_there(self, run, source):
         run("fuse", source)

@@ -84,7 +84,7 @@ class TestHelp:
         assert run()[0] == 0
 
     @pytest.mark.parametrize(("typed", "meant"), [
-        (["fsue"], "'fuse'"), (["insepct", "x"], "'inspect'"), (["fuse", "--forse"], "'--force'"),
+        (["fsue"], "'fuse'"), (["insepct", "x"], "'inspect'"), (["fuse", "--stritc"], "'--strict'"),
         (["verify", "--imput-size", "3"], "'--input-size'"), (["help", "exprot"], "'export'"),
     ])  # fmt: skip
     def test_typos(self, run, typed, meant):

@@ -209,7 +209,7 @@ def test_report_is_json_and_within_its_own_bound(each: Exported) -> None:
 
 
 def test_assumed_is_what_nobody_said(cspresnet: Exported) -> None:
-    assert cspresnet.report.assumed == {"act": "swish", "epsilon": 1e-5}
+    assert cspresnet.report.assumed == {"act": "swish", "trt": False, "epsilon": 1e-5}
     assert cspresnet.report.settings["return_idx"] == [1, 2]
 
 
