@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+
+from reparam.checkpoint.hashing import Writable
 
 NAME_TABLE = "StructuredToParameterName@@"
 
@@ -23,12 +25,6 @@ _PREAMBLE = (
     b"cnumpy\ndtype\nq" + _DTYPE + b"0"
     b"}"
 )
-
-
-class Writable(Protocol):
-    """What has a ``write`` for bytes."""
-
-    def write(self, data: bytes | memoryview, /) -> int: ...
 
 
 def write_pickle(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from reparam.checkpoint.pickle_writer import Writable
+from reparam.checkpoint.hashing import Writable
 from reparam.errors import CheckpointError
 
 _DTYPES = {

@@ -90,7 +90,7 @@ class TestHelp:
     def test_typos(self, run, typed, meant):
         code, out, err = run(*typed)
         assert (code, out) == (2, "")
-        assert f"Did you mean {meant}" in err
+        assert re.search(f"Did you mean .*{meant}", err)
 
     def test_a_file_without_a_command(self, run, tmp_path):
         code, _, err = run(write(tmp_path, repvgg_arrays()))
