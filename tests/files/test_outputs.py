@@ -235,6 +235,22 @@ class TestRaces:
         os.close(handle)
         write(tmp_path / "x")
 
+    def test_placing_waits_for_the_lock(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(drafts, "_PATIENCE", 0.05)
+        handle = os.open(tmp_path, os.O_RDONLY)
+
+        def locked_meanwhile(force: bool) -> None:
+            with whole_file(tmp_path / "x", force) as temporary:
+                temporary.write_text("new")
+                fcntl.flock(handle, fcntl.LOCK_EX)
+
+        for force in (False, True):
+            with pytest.raises(OutputError, match="keeps the folder locked"):
+                locked_meanwhile(force)
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
+        assert names(tmp_path) == []
+
     def test_ctrl_c_while_placing_waits_until_both_are_there(self, tmp_path, monkeypatch):
         place = drafts.Draft.place
 
