@@ -135,6 +135,11 @@ class TestTables:
         for number in ("0.074", "99,289", "12345.678", "100,000", "1.331x"):
             assert number in words
 
+    def test_text_gives_way_to_numbers(self):
+        grid = table("block", "#parameters")
+        grid.add_row("one word after the other, forty letters", "1,234,567 -> 1,234,567")
+        assert any("1,234,567 -> 1,234,567" in line for line in rendered(grid, 40))
+
     def test_a_narrow_terminal_gets_lines(self, wide_table):
         lines = rendered(wide_table, 60)
         assert "median ms  12345.678" in lines

@@ -226,6 +226,22 @@ class TestRaces:
         assert {p.read_text() for p in tmp_path.iterdir()} == {"old"}
         assert names(tmp_path) == ["x", "y"]
 
+    def test_no_room_for_the_second_name_changes_nothing(self, tmp_path, monkeypatch):
+        write_pair(tmp_path / "x", tmp_path / "y", "old")
+        show, shown = drafts.Draft.show, []
+
+        def refuse(self):
+            shown.append(self)
+            if len(set(map(id, shown))) == 2:
+                raise OSError(errno.ENOSPC, "no room")
+            show(self)
+
+        monkeypatch.setattr(drafts.Draft, "show", refuse)
+        with pytest.raises(OutputError, match="no room"):
+            write_pair(tmp_path / "x", tmp_path / "y", "new", force=True)
+        assert {p.read_text() for p in tmp_path.iterdir()} == {"old"}
+        assert names(tmp_path) == ["x", "y"]
+
     def test_the_lock_of_the_folder_is_waited_for_and_then_said(self, tmp_path, monkeypatch):
         monkeypatch.setattr(drafts, "_PATIENCE", 0.05)
         handle = os.open(tmp_path, os.O_RDONLY)
@@ -280,6 +296,18 @@ class TestStale:
             write(tmp_path / "y", "second")
         assert (tmp_path / "x").read_text() == "first"
         assert (tmp_path / "y").read_text() == "second"
+
+    def test_what_a_live_run_is_about_to_replace_with_is_not(self, tmp_path):
+        draft = drafts.Draft.empty(tmp_path)
+        try:
+            draft.show()
+        except OSError:  # where nothing can be linked there is nothing to be cleared
+            assert draft.hidden is None
+        before = names(tmp_path)
+        drafts.clear_stale(tmp_path)
+        assert names(tmp_path) == before
+        draft.discard()
+        assert names(tmp_path) == []
 
     def test_files_of_others_are_not(self, tmp_path):
         for name in (".x.part", ".reparam-mine.part", "reparam-0123456789abcdef.part"):
