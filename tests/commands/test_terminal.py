@@ -161,6 +161,11 @@ class TestTables:
         grid.add_row("阶段" * 4, "1,234")
         assert all(len(line) <= 20 for line in rendered(grid, 20))
 
+    def test_outside_a_terminal_a_line_is_a_line(self, capsys):
+        path = "/".join(["folder"] * 40)
+        stdout().print(f"wrote {path}")
+        assert capsys.readouterr().out == f"wrote {path}\n"
+
     def test_outside_a_terminal_there_are_no_codes(self, capsys):
         stdout().print("text", style="bold red")
         assert capsys.readouterr().out == "text\n"
