@@ -16,12 +16,16 @@ from reparam.errors import OutputError
 from reparam.files import check_output, whole_file, whole_files, whole_group
 
 
-@pytest.fixture(params=["unnamed", "hidden name", "no hard links"], autouse=True)
+NAMELESS = {"unnamed", "neither"}  # systems where a file may have no name
+LINKING = {"unnamed", "hidden name"}  # systems where an open file can be given one
+
+
+@pytest.fixture(params=["unnamed", "hidden name", "no hard links", "neither"], autouse=True)
 def system(request, monkeypatch):
-    """What the file system can do: files without a name, hard links, or neither."""
-    if request.param != "unnamed":
+    """What the file system can do."""
+    if request.param not in NAMELESS:
         monkeypatch.setattr(drafts, "_unnamed", lambda folder: -1)
-    if request.param == "no hard links":
+    if request.param not in LINKING:
 
         def refuse(*given, **options):
             raise OSError(errno.EPERM, "no hard links here")
@@ -55,7 +59,7 @@ class TestWhole:
         assert names(tmp_path) == ["x"]
 
     def test_without_a_name_nothing_at_all_is_seen(self, tmp_path, system):
-        if system != "unnamed":
+        if system not in NAMELESS:
             pytest.skip("here a hidden name is seen")
         with whole_file(tmp_path / "x") as temporary:
             if "/proc/" not in str(temporary):
@@ -297,15 +301,14 @@ class TestStale:
         assert (tmp_path / "x").read_text() == "first"
         assert (tmp_path / "y").read_text() == "second"
 
-    def test_what_a_live_run_is_about_to_replace_with_is_not(self, tmp_path):
+    def test_what_a_live_run_is_about_to_replace_with_is_not(self, tmp_path, system):
+        if system == "neither":
+            pytest.skip("the copy that is made here is under the lock of the folder")
         draft = drafts.Draft.empty(tmp_path)
-        try:
-            draft.show()
-        except OSError:  # where nothing can be linked there is nothing to be cleared
-            assert draft.hidden is None
-        before = names(tmp_path)
+        draft.show()
+        assert len(names(tmp_path)) == 1
         drafts.clear_stale(tmp_path)
-        assert names(tmp_path) == before
+        assert len(names(tmp_path)) == 1
         draft.discard()
         assert names(tmp_path) == []
 
