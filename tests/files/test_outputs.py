@@ -15,7 +15,6 @@ from reparam import drafts
 from reparam.errors import OutputError
 from reparam.files import check_output, whole_file, whole_files, whole_group
 
-
 NAMELESS = {"unnamed", "neither"}  # systems where a file may have no name
 LINKING = {"unnamed", "hidden name"}  # systems where an open file can be given one
 
