@@ -107,7 +107,7 @@ def _run(arguments: list[str]) -> int:
     """Return the exit code; every way in which a command can end comes through here."""
     as_json = "--json" in arguments
     if arguments[:1] == ["help"]:
-        arguments = [*arguments[1:2], "--help"]
+        arguments = [*arguments[1:2], "--help"]  # of all, or of one command
     try:
         code = _invoke(arguments)
         process.flush()
@@ -140,7 +140,7 @@ def _as_ours(error: Exception) -> ReparamError:
     if isinstance(error, click.ClickException):
         ctx = getattr(error, "ctx", None)
         path = ctx.command_path if ctx else "reparam"
-        return ReparamError(error.format_message(), hint=f"{path} --help")
+        return ReparamError(error.format_message().rstrip("."), hint=f"{path} --help")
     if isinstance(error, OSError):  # outside of the files that commands read and write
         where = f": '{error.filename}'" if error.filename else ""
         return ReparamError(f"{error.strerror or error}{where}")

@@ -58,9 +58,9 @@ class Draft:
         """
         try:
             self._link(target)
+        except FileExistsError:
+            raise
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
             # A file system without hard links. Other runs of ours wait for the folder's lock.
             if os.path.lexists(target):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
@@ -69,8 +69,13 @@ class Draft:
     def show(self) -> None:
         """Give the file a hidden name, which is what can replace another."""
         if self.hidden is None:
-            name = hidden_name(self.folder)
-            self._link(name)
+            path, name = self.path, hidden_name(self.folder)
+            try:
+                self._link(name)
+            except OSError:  # a system that has such files and cannot name them
+                self.hidden = name
+                shutil.copyfile(path, name)
+                shutil.copymode(path, name)
             self.hidden = name
 
     def replace(self, target: Path) -> None:

@@ -49,7 +49,7 @@ def need_converter() -> None:
     """
     if not has_converter():
         raise MissingDependencyError(
-            "writing an ONNX file needs the converter paddle2onnx, which is not installed",
+            "writing an ONNX file needs the converter paddle2onnx",
             found=NO_CONVERTER,
             hint=INSTEAD,
         )

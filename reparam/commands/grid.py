@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Column, Table
 from rich.text import Text
@@ -11,7 +13,13 @@ _GAP = 2  # between columns
 
 
 class ReportConsole(Console):
-    """A console that leaves it to the caller what a reader means who has gone."""
+    """A console for reports that other programs read as well."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; outside a terminal, text is not broken into lines of our own."""
+        if not self.is_terminal and all(isinstance(item, str) for item in objects):
+            options.setdefault("soft_wrap", True)
+        super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError  # rich would exit with 1, which says "the answer is no"

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Lock, Timer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -74,7 +74,7 @@ class _Teller:
 def _live_line() -> Status:
     from rich.console import Console
 
-    colours = None if os.environ.get("NO_COLOR") else "auto"
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     console = Console(stderr=True, highlight=False, markup=False, color_system=colours)
     status = console.status("", spinner="line")  # of characters that every terminal has
     status.start()

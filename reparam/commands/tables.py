@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +20,7 @@ def stdout() -> Console:
     """
     from reparam.commands.grid import ReportConsole
 
-    colours = None if os.environ.get("NO_COLOR") else "auto"
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
     console = ReportConsole(highlight=False, markup=False, emoji=False, color_system=colours)
     if not console.is_terminal:
         console.width = _WIDTH

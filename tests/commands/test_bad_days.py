@@ -144,7 +144,7 @@ class TestTwoAtOnce:
         target = source.with_name("x.pdparams")
         sources = [source, write(source.parent, repvgg_arrays(1), "other.pdparams")]
         hashes = {load_checkpoint(path).sha256 for path in sources}
-        for _ in range(6):
+        for _ in range(4):
             target.unlink(missing_ok=True)
             target.with_name(f"{target.name}.manifest.json").unlink(missing_ok=True)
             runs = [
@@ -187,7 +187,7 @@ class TestKilled:
         once = time.monotonic() - start  # for the delays alone
         whole = contents(tmp_path)
         moments = random.Random(3)
-        for _ in range(7):
+        for _ in range(5):
             (tmp_path / TARGET).unlink(missing_ok=True)
             (tmp_path / NOTE).unlink(missing_ok=True)
             if force:

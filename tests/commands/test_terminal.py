@@ -84,7 +84,7 @@ class TestHelp:
         assert run()[0] == 0
 
     @pytest.mark.parametrize(("typed", "meant"), [
-        (["fsue"], "'fuse'"), (["insepct", "x"], "'inspect'"), (["fuse", "--forse"], "'--force'"),
+        (["fsue"], "'fuse'"), (["insepct", "x"], "'inspect'"), (["fuse", "--stritc"], "'--strict'"),
         (["verify", "--imput-size", "3"], "'--input-size'"), (["help", "exprot"], "'export'"),
     ])  # fmt: skip
     def test_typos(self, run, typed, meant):
@@ -135,6 +135,11 @@ class TestTables:
         for number in ("0.074", "99,289", "12345.678", "100,000", "1.331x"):
             assert number in words
 
+    def test_text_gives_way_to_numbers(self):
+        grid = table("block", "#parameters")
+        grid.add_row("one word after the other, forty letters", "1,234,567 -> 1,234,567")
+        assert any("1,234,567 -> 1,234,567" in line for line in rendered(grid, 40))
+
     def test_a_narrow_terminal_gets_lines(self, wide_table):
         lines = rendered(wide_table, 60)
         assert "median ms  12345.678" in lines
@@ -155,6 +160,11 @@ class TestTables:
         grid = table("块", "#参数")
         grid.add_row("阶段" * 4, "1,234")
         assert all(len(line) <= 20 for line in rendered(grid, 20))
+
+    def test_outside_a_terminal_a_line_is_a_line(self, capsys):
+        path = "/".join(["folder"] * 40)
+        stdout().print(f"wrote {path}")
+        assert capsys.readouterr().out == f"wrote {path}\n"
 
     def test_outside_a_terminal_there_are_no_codes(self, capsys):
         stdout().print("text", style="bold red")

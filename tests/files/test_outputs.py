@@ -15,13 +15,16 @@ from reparam import drafts
 from reparam.errors import OutputError
 from reparam.files import check_output, whole_file, whole_files, whole_group
 
+NAMELESS = {"unnamed", "neither"}  # systems where a file may have no name
+LINKING = {"unnamed", "hidden name"}  # systems where an open file can be given one
 
-@pytest.fixture(params=["unnamed", "hidden name", "no hard links"], autouse=True)
+
+@pytest.fixture(params=["unnamed", "hidden name", "no hard links", "neither"], autouse=True)
 def system(request, monkeypatch):
-    """What the file system can do: files without a name, hard links, or neither."""
-    if request.param != "unnamed":
+    """What the file system can do."""
+    if request.param not in NAMELESS:
         monkeypatch.setattr(drafts, "_unnamed", lambda folder: -1)
-    if request.param == "no hard links":
+    if request.param not in LINKING:
 
         def refuse(*given, **options):
             raise OSError(errno.EPERM, "no hard links here")
@@ -55,7 +58,7 @@ class TestWhole:
         assert names(tmp_path) == ["x"]
 
     def test_without_a_name_nothing_at_all_is_seen(self, tmp_path, system):
-        if system != "unnamed":
+        if system not in NAMELESS:
             pytest.skip("here a hidden name is seen")
         with whole_file(tmp_path / "x") as temporary:
             if "/proc/" not in str(temporary):
@@ -226,6 +229,22 @@ class TestRaces:
         assert {p.read_text() for p in tmp_path.iterdir()} == {"old"}
         assert names(tmp_path) == ["x", "y"]
 
+    def test_no_room_for_the_second_name_changes_nothing(self, tmp_path, monkeypatch):
+        write_pair(tmp_path / "x", tmp_path / "y", "old")
+        show, shown = drafts.Draft.show, []
+
+        def refuse(self):
+            shown.append(self)
+            if len(set(map(id, shown))) == 2:
+                raise OSError(errno.ENOSPC, "no room")
+            show(self)
+
+        monkeypatch.setattr(drafts.Draft, "show", refuse)
+        with pytest.raises(OutputError, match="no room"):
+            write_pair(tmp_path / "x", tmp_path / "y", "new", force=True)
+        assert {p.read_text() for p in tmp_path.iterdir()} == {"old"}
+        assert names(tmp_path) == ["x", "y"]
+
     def test_the_lock_of_the_folder_is_waited_for_and_then_said(self, tmp_path, monkeypatch):
         monkeypatch.setattr(drafts, "_PATIENCE", 0.05)
         handle = os.open(tmp_path, os.O_RDONLY)
@@ -234,6 +253,22 @@ class TestRaces:
             write(tmp_path / "x")
         os.close(handle)
         write(tmp_path / "x")
+
+    def test_placing_waits_for_the_lock(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(drafts, "_PATIENCE", 0.05)
+        handle = os.open(tmp_path, os.O_RDONLY)
+
+        def locked_meanwhile(force: bool) -> None:
+            with whole_file(tmp_path / "x", force) as temporary:
+                temporary.write_text("new")
+                fcntl.flock(handle, fcntl.LOCK_EX)
+
+        for force in (False, True):
+            with pytest.raises(OutputError, match="keeps the folder locked"):
+                locked_meanwhile(force)
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
+        assert names(tmp_path) == []
 
     def test_ctrl_c_while_placing_waits_until_both_are_there(self, tmp_path, monkeypatch):
         place = drafts.Draft.place
@@ -264,6 +299,17 @@ class TestStale:
             write(tmp_path / "y", "second")
         assert (tmp_path / "x").read_text() == "first"
         assert (tmp_path / "y").read_text() == "second"
+
+    def test_what_a_live_run_is_about_to_replace_with_is_not(self, tmp_path, system):
+        if system == "neither":
+            pytest.skip("the copy that is made here is under the lock of the folder")
+        draft = drafts.Draft.empty(tmp_path)
+        draft.show()
+        assert len(names(tmp_path)) == 1
+        drafts.clear_stale(tmp_path)
+        assert len(names(tmp_path)) == 1
+        draft.discard()
+        assert names(tmp_path) == []
 
     def test_files_of_others_are_not(self, tmp_path):
         for name in (".x.part", ".reparam-mine.part", "reparam-0123456789abcdef.part"):
