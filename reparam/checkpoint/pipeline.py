@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reparam.checkpoint.files import Checkpoint, format_of, load_checkpoint, write_arrays
+from reparam.checkpoint.files import (
+    PDPARAMS,
+    SAFETENSORS,
+    Checkpoint,
+    format_of,
+    load_checkpoint,
+    write_arrays,
+)
 from reparam.checkpoint.fusing import fuse_arrays, fuse_names
 from reparam.checkpoint.manifest import manifest_of, manifest_path
 from reparam.checkpoint.opening import check_input
@@ -30,9 +37,10 @@ def deploy_path(source: Path) -> Path:
     """Return where the deploy form of ``source`` goes by default: x.pdparams, x.deploy.pdparams.
 
     That of x.pdema is x.pdema.deploy.pdparams: everything loads that ending, and it is not taken
-    for the deploy form of the x.pdparams beside it, which holds other weights.
+    for the deploy form of the x.pdparams beside it, which holds other weights. So it is for every
+    other ending, since what a file holds decides and not how it is called.
     """
-    if source.suffix == ".pdema":
+    if source.suffix not in (f".{PDPARAMS}", f".{SAFETENSORS}"):
         return source.with_name(f"{source.name}.deploy.pdparams")
     return source.with_name(f"{source.stem}.deploy{source.suffix}")
 
