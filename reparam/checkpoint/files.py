@@ -155,7 +155,8 @@ def write_arrays(
 def _load(path: Path, prefix: str | None) -> Checkpoint:
     buffer = mapped(path)
     _refuse_other_formats(path, bytes(buffer[:64]))
-    kind, metadata, notices = PDPARAMS, {}, []
+    kind, notices = PDPARAMS, []
+    metadata: dict[str, str] = {}
     if buffer[0] == 0x80:
         found = find_weights(read_pickle(buffer), prefix, len(buffer))
         notices = averaging_notices(path, found.names, prefix)

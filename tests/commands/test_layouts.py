@@ -173,6 +173,18 @@ def test_from_a_trainer_to_a_proof(run, tmp_path):
     assert code == 1  # the whole detector is not its backbone
 
 
+def test_bfloat16_behind_a_prefix_is_exported(run, tmp_path):
+    arrays = {f"module.{k}": a.astype(ml_dtypes.bfloat16) for k, a in cspresnet_arrays().items()}
+    path = write(tmp_path, arrays)
+    code, out, _ = run("export", path, "--onnx", "--input-size", "64")
+    assert code == 0
+    assert "weights of bfloat16 are float32 in the file" in " ".join(out.split())
+    assert "'module.' was taken off" in " ".join(out.split())
+    code, out, _ = run("verify", path, path.with_suffix(".onnx"), "--input-size", "64")
+    assert code == 0
+    assert "verdict: equivalent" in out
+
+
 def test_a_pdema_alone_in_the_folder_is_the_only_checkpoint(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path, repvgg_arrays(1), "x.pdema")
