@@ -57,7 +57,9 @@ class TestNoRegularFile:
     def test_a_url(self, run, command, url, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(socket, "socket", None)  # nothing may even try
-        refused(run, command, url, "is a URL", "never downloads", "download the file first")
+        refused(
+            run, command, url, f"'{url}' is a URL", "never downloads", "download the file first"
+        )
         assert not list(tmp_path.iterdir())
 
     def test_a_folder(self, run, command, tmp_path):
