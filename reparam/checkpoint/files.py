@@ -180,7 +180,8 @@ def _numbers(
 def _load(path: Path, prefix: str | None) -> Checkpoint:
     buffer = mapped(path)
     _refuse_other_formats(path, bytes(buffer[:64]))
-    kind, metadata, notices = PDPARAMS, {}, []
+    kind, notices = PDPARAMS, []
+    metadata: dict[str, str] = {}
     if buffer[0] == 0x80:
         found = find_weights(read_pickle(buffer), prefix, len(buffer))
         notices = averaging_notices(path, found.names, prefix)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reparam.errors import CheckpointError
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+")  # Path makes one slash of two
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/+(.*)")  # Path makes one slash of two
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a pipe"),
@@ -52,9 +52,10 @@ def _opened(path: Path) -> int:
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:
-        if _URL.match(str(path)) and not path.exists():
+        url = _URL.match(str(path))
+        if url and not path.exists():
             raise CheckpointError(
-                f"'{path}' is a URL, not a file",
+                f"'{url[1]}//{url[2]}' is a URL, not a file",
                 why="reparam never downloads anything",
                 hint="download the file first, then name it here",
             ) from error

@@ -122,7 +122,7 @@ class _Machine:
 
     def copy(self, values: Any) -> None:
         """Count what a call copies: whatever a file holds needs to be copied once at most."""
-        self.copied += sum(len(v) for v in values if isinstance(v, str | bytes | list | tuple))
+        self.copied += sum(len(v) for v in values if isinstance(v, str | list | tuple | dict))
         if self.copied > len(self.buffer):
             raise ValueError("the same contents are copied over and over")
 

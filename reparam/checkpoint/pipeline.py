@@ -42,11 +42,11 @@ def deploy_path(source: Path, kind: str | None = None) -> Path:
     """Return where the deploy form of ``source`` goes by default: x.pdparams, x.deploy.pdparams.
 
     That of x.pdema is x.pdema.deploy.pdparams: everything loads that ending, and it is not taken
-    for the deploy form of the x.pdparams beside it, which holds other weights.
+    for the deploy form of the x.pdparams beside it, which holds other weights. So it is for every
+    other ending, since what a file holds decides and not how it is called.
     """
-    average = source.suffix == ".pdema"
-    ending = ".pdparams" if average else source.suffix
-    stem = source.name if average else source.stem
+    known = source.suffix in (f".{PDPARAMS}", f".{SAFETENSORS}")
+    stem, ending = (source.stem, source.suffix) if known else (source.name, f".{PDPARAMS}")
     return source.with_name(f"{stem}.deploy{ending if kind is None else f'.{kind}'}")
 
 

@@ -55,4 +55,6 @@ def _view(
             f"'{path}' holds values that are no weights", found=f"'{key}' is of type {code}"
         )
     dtype = bfloat16() if code == "BF16" else np.dtype(_DTYPES[code])
-    return np.frombuffer(contents[begin:end], dtype=dtype).reshape(row["shape"])
+    shaped: np.ndarray[Any, Any]
+    shaped = np.frombuffer(contents[begin:end], dtype=dtype).reshape(row["shape"])
+    return shaped

@@ -25,7 +25,8 @@ def bfloat16() -> np.dtype[Any]:
     """Return NumPy's dtype for bfloat16."""
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
@@ -108,7 +109,8 @@ def _rows(
     """Yield each row of the table of slices, once the whole of it is known to fit."""
     if not isinstance(table, dict):
         raise _contradiction("no table")
-    rows, used, total = [], set(), 0
+    rows, total = [], 0
+    used: set[str] = set()
     for key, row in table.items():
         shape, slices = _row(key, row)
         pieces = [arrays.get(name) for name in slices]

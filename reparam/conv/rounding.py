@@ -69,4 +69,6 @@ def bfloat16_bits(values: Array) -> np.ndarray[Any, np.dtype[np.uint16]]:
     normal = (whole + half + odd) >> _DROPPED  # a carry into the exponent is the right one
     normal = np.minimum(np.maximum(normal, _BIAS) - _BIAS, np.uint64(_INFINITY)).astype(np.uint16)
     result = np.where(magnitude < 2.0**-126, subnormal, normal)
-    return np.where(np.isnan(values), _QUIET_NAN, result | sign).astype(np.uint16)
+    rounded: np.ndarray[Any, np.dtype[np.uint16]]
+    rounded = np.where(np.isnan(values), _QUIET_NAN, result | sign).astype(np.uint16)
+    return rounded
