@@ -1,4 +1,4 @@
-"""From a checkpoint to an ONNX file that was checked before it got its name."""
+"""From a network to an ONNX file that was checked before it got its name."""
 
 from __future__ import annotations
 
@@ -9,40 +9,43 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from reparam.adapters.checkpoint_layers import layer_of
 from reparam.adapters.converter import check_opset, convert
-from reparam.adapters.deploy_layers import deploy_layer_of, recognised_in
 from reparam.adapters.onnx_cleaning import Cleaned, clean_model
 from reparam.adapters.onnx_model import Value, arrays_of, interface_of, stamped
-from reparam.adapters.paddle_models import as_float32, parameter_names
+from reparam.adapters.paddle_models import parameter_names
 from reparam.adapters.static_program import save_static
 from reparam.checkpoint import Checkpoint, load_checkpoint
-from reparam.checkpoint.fusing import need_finite
 from reparam.errors import ExportError, OutputError
 from reparam.exporter.checking import check_file, check_outputs
+from reparam.exporter.networks import Network, network_of
 from reparam.exporter.report import Difference, ExportReport, Tensor
 from reparam.files import check_output, whole_file
 
-CLASSIFIER_SIZE = (224, 224)
-BACKBONE_SIZE = (640, 640)
-
 
 @dataclass(frozen=True)
-class _Request:
-    """What is to be exported, every default filled in."""
+class Options:
+    """How to export a network; none of it changes what the network is.
 
-    checkpoint: Checkpoint
-    recognised: Any
-    settings: dict[str, Any]
-    overrides: dict[str, Any]
-    size: tuple[int, int]
-    batch: int | None
-    fuse: bool
+    Attributes:
+        input_size: (H, W); the network's own default if None.
+        batch: of the input; None leaves that axis open.
+        opset: 11 to 21.
+        force: replace a file that is there.
+        timeout: seconds for the converter.
+        progress: is told each step in a few words.
+    """
 
-    @property
-    def shape(self) -> tuple[int | None, ...]:
-        """Of the input: N (None where open), C, H, W."""
-        return (self.batch, int(self.settings.get("in_channels", 3)), *self.size)
+    input_size: tuple[int, int] | None = None
+    batch: int | None = None
+    opset: int = 17
+    force: bool = False
+    timeout: float = 600
+    progress: Callable[[str], None] | None = None
+
+    def tell(self, step: str) -> None:
+        """Pass a step on to ``progress``, if there is one."""
+        if self.progress is not None:
+            self.progress(step)
 
 
 def export(
@@ -66,153 +69,125 @@ def export_onnx(
     checkpoint: Checkpoint,
     output: Path,
     *,
-    input_size: tuple[int, int] | None = None,
-    batch: int | None = None,
     fuse: bool = True,
-    opset: int = 17,
     epsilon: float | None = None,
     settings: Mapping[str, Any] | None = None,
-    force: bool = False,
-    timeout: float = 600,
-    progress: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> ExportReport:
     """Write a checkpoint of a known architecture as an ONNX file, checked; return the report.
-
-    Nothing is at ``output`` until the file is whole, valid, loads in onnxruntime without a
-    warning and computes what the network in the checkpoint computes.
 
     Args:
         checkpoint: in any form; a half-fused one is finished.
         output: the file to write.
-        input_size: (H, W); 224 x 224 for a classifier, 640 x 640 for a backbone if None.
-        batch: of the input; None leaves that axis open.
         fuse: export the deploy form, every block one convolution and every BatchNorm folded.
             Otherwise the network as it is in the checkpoint, BatchNorms and all: a baseline.
-        opset: 11 to 21.
         epsilon: of the BatchNorms, in place of what the family says.
         settings: of the architecture, in place of what was recognised or assumed.
-        force: replace a file that is there.
-        timeout: seconds for the converter.
-        progress: is told each step in a few words.
+        options: the fields of :class:`Options`.
 
     Raises:
         UnsupportedModelError: the architecture is unknown, or the settings fit none.
         CheckpointError: keys are missing, unexpected or misshapen, or values are not finite.
+        ExportError, NotEquivalentError, OutputError, MissingDependencyError: as
+            :func:`export_network`.
+    """
+    chosen = Options(**options)
+    check_request(checkpoint.path, output, chosen)
+    chosen.tell("building the network")
+    network = network_of(checkpoint, fuse=fuse, epsilon=epsilon, settings=settings)
+    return export_network(network, output, chosen)
+
+
+def export_network(network: Network, output: Path, options: Options) -> ExportReport:
+    """Write a network as an ONNX file, checked; return the report.
+
+    Nothing is at ``output`` until the file is whole, valid, loads in onnxruntime without a
+    warning and computes what the network computes.
+
+    Raises:
         ExportError: the converter failed, or what it wrote did not pass the checks.
-        NotEquivalentError: the file would be another function than the checkpoint.
+        NotEquivalentError: the file would be another function than the network.
         OutputError: the file cannot be written there.
         MissingDependencyError: a package that exporting needs is not installed.
     """
-    tell = progress or (lambda _: None)
-    _check_arguments(checkpoint, output, input_size, batch, force)
-    check_opset(opset)
-    request = _request(checkpoint, input_size, batch, fuse, epsilon, settings)
-    tell(f"building {request.recognised.name}")
-    arrays = as_float32(checkpoint.arrays)
-    need_finite(arrays)
-    original = layer_of(arrays, request.overrides)
-    exported, notices = original, _dtype_notices(checkpoint)
-    if fuse:
-        exported, report = deploy_layer_of(arrays, request.overrides)
-        notices += report.notices
-    tell("converting to ONNX")
-    cleaned = _converted(exported, request, opset, timeout)
-    tell("checking the file against the checkpoint")
-    session = check_file(cleaned.model, exported)
-    worst = check_outputs(session, interface_of(cleaned.model), original, batch)
-    with whole_file(output, force) as temporary:
+    check_request(network.source, output, options)
+    options.tell("converting to ONNX")
+    cleaned = _converted(network, options)
+    options.tell("checking the file against the network")
+    session = check_file(cleaned.model, network.exported)
+    interface = interface_of(cleaned.model)
+    worst = check_outputs(session, interface, network.original, options.batch)
+    with whole_file(output, options.force) as temporary:
         temporary.write_bytes(cleaned.model)
-    return _report(request, output, cleaned, worst, notices)
+    return _report(network, output, cleaned, worst)
 
 
-def _check_arguments(
-    checkpoint: Checkpoint,
-    output: Path,
-    input_size: tuple[int, int] | None,
-    batch: int | None,
-    force: bool,
-) -> None:
-    if output.exists() and checkpoint.path.exists() and output.samefile(checkpoint.path):
+def check_request(source: Path, output: Path, options: Options) -> None:
+    """Refuse, before anything is built, what could not end well.
+
+    Raises:
+        ExportError: the input would be empty, or the opset is not one of 11 to 21.
+        OutputError: the output cannot be written, or is the source.
+    """
+    if output.exists() and source.exists() and output.samefile(source):
         raise OutputError(
             f"cannot write '{output}'", why="it is the checkpoint that is being exported"
         )
-    check_output(output, force)
-    if min(input_size or (1,)) < 1 or (batch is not None and batch < 1):
+    check_output(output, options.force)
+    size, batch = options.input_size, options.batch
+    if min(size or (1,)) < 1 or (batch is not None and batch < 1):
         raise ExportError(
             "the input must have at least one pixel and one image",
-            found=f"input size {input_size}, batch {batch}",
+            found=f"input size {size}, batch {batch}",
         )
+    check_opset(options.opset)
 
 
-def _request(
-    checkpoint: Checkpoint,
-    input_size: tuple[int, int] | None,
-    batch: int | None,
-    fuse: bool,
-    epsilon: float | None,
-    settings: Mapping[str, Any] | None,
-) -> _Request:
-    recognised = recognised_in(checkpoint.arrays)
-    overrides = dict(settings or {})
-    if epsilon is not None:
-        overrides["epsilon"] = epsilon
-    used = {**recognised.settings, **recognised.assumed, **overrides}
-    classes = used.get("class_num") or used.get("num_classes")
-    size = input_size or (CLASSIFIER_SIZE if classes else BACKBONE_SIZE)
-    return _Request(checkpoint, recognised, used, overrides, size, batch, fuse)
-
-
-def _converted(layer: Any, request: _Request, opset: int, timeout: float) -> Cleaned:
+def _converted(network: Network, options: Options) -> Cleaned:
+    size = options.input_size or network.default_size
+    shape = (options.batch, network.channels, *size)
     with tempfile.TemporaryDirectory(prefix="reparam-export-") as folder:
-        static = save_static(layer, layer.input_name, request.shape, Path(folder))
-        raw = convert(*static, opset=opset, timeout=timeout)
-    cleaned = clean_model(raw, names=parameter_names(layer))
-    metadata = _metadata(request, cleaned.model)
+        static = save_static(network.exported, network.input_name, shape, Path(folder))
+        raw = convert(*static, opset=options.opset, timeout=options.timeout)
+    cleaned = clean_model(raw, names=parameter_names(network.exported))
+    metadata = _metadata(network, cleaned.model)
     model = stamped(cleaned.model, ("reparam", version("reparam")), metadata)
     return replace(cleaned, model=model)
 
 
-def _metadata(request: _Request, model: bytes) -> dict[str, str]:
+def _metadata(network: Network, model: bytes) -> dict[str, str]:
     """Return what the file says of itself; a reader can find its source by the hash."""
-    return {
+    said = {
         "reparam.version": version("reparam"),
-        "reparam.architecture": request.recognised.name,
-        "reparam.source_sha256": request.checkpoint.sha256,
-        "reparam.epsilon": repr(float(request.settings["epsilon"])),
-        "reparam.fused_blocks": str(_fused_blocks(request, model)),
+        "reparam.architecture": network.name,
+        "reparam.source_sha256": network.source_sha256,
+        "reparam.fused_blocks": str(_fused_blocks(network, model)),
     }
+    if network.epsilon is not None:
+        said["reparam.epsilon"] = repr(network.epsilon)
+    return said
 
 
-def _fused_blocks(request: _Request, model: bytes) -> int:
+def _fused_blocks(network: Network, model: bytes) -> int:
     """Return the blocks that are one convolution in the file; unneeded stages are not in it."""
-    recognised = request.recognised
-    prefixes = recognised.blocks if request.fuse else recognised.deployed
     stored = arrays_of(model)
-    return sum(any(name.startswith(f"{prefix}.") for name in stored) for prefix in prefixes)
+    return sum(any(name.startswith(f"{prefix}.") for name in stored) for prefix in network.fused)
 
 
-def _report(
-    request: _Request,
-    output: Path,
-    cleaned: Cleaned,
-    worst: Difference,
-    notices: list[str],
-) -> ExportReport:
-    recognised, checkpoint = request.recognised, request.checkpoint
+def _report(network: Network, output: Path, cleaned: Cleaned, worst: Difference) -> ExportReport:
     interface = interface_of(cleaned.model)
-    assumed = {k: v for k, v in recognised.assumed.items() if k not in request.overrides}
     return ExportReport(
         output=output,
         file_bytes=len(cleaned.model),
-        source=checkpoint.path,
-        source_sha256=checkpoint.sha256,
-        source_form=recognised.form,
-        architecture=recognised.name,
-        settings=request.settings,
-        assumed=assumed,
-        epsilon=float(request.settings["epsilon"]),
-        blocks=len(recognised.blocks),
-        fused_blocks=_fused_blocks(request, cleaned.model),
+        source=network.source,
+        source_sha256=network.source_sha256,
+        source_form=network.source_form,
+        architecture=network.name,
+        settings=network.settings,
+        assumed=network.assumed,
+        epsilon=network.epsilon,
+        blocks=len(network.blocks),
+        fused_blocks=_fused_blocks(network, cleaned.model),
         input=_tensor(interface.inputs[0]),
         outputs=tuple(_tensor(value) for value in interface.outputs),
         opset=interface.opset,
@@ -222,19 +197,9 @@ def _report(
         ops_after=cleaned.after,
         repairs=cleaned.repairs,
         worst=worst,
-        notices=tuple(notices),
+        notices=network.notices,
     )
 
 
 def _tensor(value: Value) -> Tensor:
     return Tensor(value.name, value.shape, value.dtype)
-
-
-def _dtype_notices(checkpoint: Checkpoint) -> list[str]:
-    """Say where the float32 of the file is not the dtype of the checkpoint."""
-    dtypes = {array.dtype.name for array in checkpoint.arrays.values()}
-    said = {
-        "float16": "weights of float16 are float32 in the file, with the same values",
-        "float64": "weights of float64 were rounded to float32",
-    }
-    return [text for dtype, text in said.items() if dtype in dtypes]

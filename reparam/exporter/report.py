@@ -55,7 +55,7 @@ class ExportReport:
         architecture: as recognised.
         settings: with which the network was built; those in ``assumed`` no checkpoint tells.
         assumed: settings that were neither in the checkpoint nor given.
-        epsilon: of the BatchNorms.
+        epsilon: of the BatchNorms; None where there is not one for all of them.
         blocks: re-parameterizable blocks of the network.
         fused_blocks: those that are one convolution in the file.
         input: of the file.
@@ -78,7 +78,7 @@ class ExportReport:
     architecture: str
     settings: Mapping[str, Any]
     assumed: Mapping[str, Any]
-    epsilon: float
+    epsilon: float | None
     blocks: int
     fused_blocks: int
     input: Tensor
