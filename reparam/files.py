@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from reparam.errors import OutputError
@@ -91,3 +92,69 @@ def sha256_of(path: Path) -> str:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+@contextmanager
+def whole_files(paths: Sequence[Path], force: bool = False) -> Iterator[list[Path]]:
+    """Yield a path for each of ``paths`` to be written to; put all in place, or none.
+
+    The paths that are yielded have the same names, in temporary folders beside the files, so that
+    files may refer to each other by name. A file that the block does not write is left out.
+
+    Raises:
+        OutputError: as :func:`whole_file`.
+    """
+    with ExitStack() as stack:
+        folders: dict[Path, Path] = {}
+        for path in paths:
+            if path.parent not in folders:
+                folders[path.parent] = stack.enter_context(_folder_in(path.parent))
+        temporary = [folders[path.parent] / path.name for path in paths]
+        try:
+            yield temporary
+            _put_all_in_place(dict(zip(paths, temporary, strict=True)), force)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write '{paths[0]}'", found=error.strerror or str(error)
+            ) from error
+
+
+@contextmanager
+def _folder_in(parent: Path) -> Iterator[Path]:
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".reparam.", suffix=".part", dir=parent))
+    except OSError as error:
+        raise OutputError(f"cannot write in '{parent}'", found=error.strerror or "") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_all_in_place(files: Mapping[Path, Path], force: bool) -> None:
+    """Put files in place one after the other; if one cannot be, put back what was there."""
+    with ExitStack() as undo:
+        for path, temporary in files.items():
+            if not temporary.exists():
+                continue
+            check_output(path, force)
+            before = temporary.with_name(f"{temporary.name}.before")
+            if force and path.exists():
+                _keep(path, before)
+            _put_in_place(temporary, path, force)
+            undo.callback(_put_back, path, before)
+        undo.pop_all()
+
+
+def _keep(path: Path, copy: Path) -> None:
+    try:
+        os.link(path, copy)
+    except OSError:  # a file system without hard links
+        shutil.copy2(path, copy)
+
+
+def _put_back(path: Path, before: Path) -> None:
+    if before.exists():
+        before.replace(path)
+    else:
+        path.unlink()

@@ -1,6 +1,7 @@
 """Convert one static Paddle program to ONNX; run by file path, in a process of its own.
 
-Arguments: the program (``model.json``), its parameters, the file to write, the opset.
+Arguments: the program (``model.json``), its parameters, the file to write, the opset. They may be
+read once a line with "go" comes on stdin; another end of it is that of the parent.
 Exit status 0 means that the file holds what the converter returned. The converter may end this
 process from C++ at any moment, which is why nothing else happens here.
 """
@@ -18,6 +19,8 @@ def main(program: str, parameters: str, output: str, opset: str) -> None:
     os.environ.pop("POLYGRAPHY_AUTOINSTALL_DEPS", None)
     import paddle2onnx
 
+    if sys.stdin.readline().strip() != "go":
+        sys.exit("error: the process that needed this one is gone")
     model = paddle2onnx.export(
         program,
         parameters,

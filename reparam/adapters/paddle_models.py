@@ -143,11 +143,6 @@ def keys_of(layer: Any, kind: str, parameter: str) -> list[str]:
     ]
 
 
-def parameter_names(layer: Any) -> dict[str, str]:
-    """Return the key in the state dict of each parameter, by its name in a static program."""
-    return {tensor.name: key for key, tensor in layer.state_dict().items()}
-
-
 def _tensors(found: Any) -> Iterable[Any]:
     if isinstance(found, Mapping):
         found = list(found.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ def save_static(
     layer: Any, input_name: str, shape: Sequence[int | None], folder: Path
 ) -> tuple[Path, Path]:
     """Trace a Layer in evaluation mode; return its program (``model.json``) and parameters.
+
+    Parameters have their keys in the state dict as names, whatever Paddle called them.
 
     Args:
         layer: takes one float32 tensor.
@@ -32,7 +34,7 @@ def save_static(
     spec = paddle.static.InputSpec(list(shape), "float32", input_name)
     noise = io.StringIO()
     try:
-        with contextlib.redirect_stdout(noise), warnings.catch_warnings():
+        with _named_by_keys(layer), contextlib.redirect_stdout(noise), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             paddle.jit.save(layer, str(folder / "model"), input_spec=[spec])
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
@@ -50,3 +52,17 @@ def save_static(
                 why="a layer without parameters leaves none, and cannot be converted",
             )
     return program, parameters
+
+
+@contextlib.contextmanager
+def _named_by_keys(layer: Any) -> Iterator[None]:
+    """Give every parameter and buffer its key as its name; afterwards each has its own again."""
+    state = layer.state_dict()
+    names = {key: tensor.name for key, tensor in state.items()}
+    try:
+        for key, tensor in state.items():
+            tensor.name = key
+        yield
+    finally:
+        for key, tensor in state.items():
+            tensor.name = names[key]

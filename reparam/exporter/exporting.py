@@ -1,51 +1,24 @@
-"""From a network to an ONNX file that was checked before it got its name."""
+"""From a network to files that were checked before they got their names."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reparam.adapters.converter import check_opset, convert
-from reparam.adapters.onnx_cleaning import Cleaned, clean_model
-from reparam.adapters.onnx_model import Value, arrays_of, interface_of, stamped
-from reparam.adapters.paddle_models import parameter_names
+from reparam.adapters.converter import Converter, need_converter
 from reparam.adapters.static_program import save_static
 from reparam.checkpoint import Checkpoint, load_checkpoint
-from reparam.errors import ExportError, OutputError
-from reparam.exporter.checking import check_file, check_outputs
 from reparam.exporter.networks import Network, network_of
-from reparam.exporter.report import Difference, ExportReport, Tensor
-from reparam.files import check_output, whole_file
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to export a network; none of it changes what the network is.
-
-    Attributes:
-        input_size: (H, W); the network's own default if None.
-        batch: of the input; None leaves that axis open.
-        opset: 11 to 21.
-        force: replace a file that is there.
-        timeout: seconds for the converter.
-        progress: is told each step in a few words.
-    """
-
-    input_size: tuple[int, int] | None = None
-    batch: int | None = None
-    opset: int = 17
-    force: bool = False
-    timeout: float = 600
-    progress: Callable[[str], None] | None = None
-
-    def tell(self, step: str) -> None:
-        """Pass a step on to ``progress``, if there is one."""
-        if self.progress is not None:
-            self.progress(step)
+from reparam.exporter.onnx_export import make_onnx
+from reparam.exporter.options import Options, check_request, data_of
+from reparam.exporter.paddle_export import make_paddle
+from reparam.exporter.probing import Probe
+from reparam.exporter.report import ExportReport
+from reparam.files import whole_files
 
 
 def export(
@@ -67,7 +40,7 @@ def export(
 
 def export_onnx(
     checkpoint: Checkpoint,
-    output: Path,
+    output: Path | None,
     *,
     fuse: bool = True,
     epsilon: float | None = None,
@@ -78,7 +51,7 @@ def export_onnx(
 
     Args:
         checkpoint: in any form; a half-fused one is finished.
-        output: the file to write.
+        output: the file to write; None where only ``paddle`` of the options is wanted.
         fuse: export the deploy form, every block one convolution and every BatchNorm folded.
             Otherwise the network as it is in the checkpoint, BatchNorms and all: a baseline.
         epsilon: of the BatchNorms, in place of what the family says.
@@ -93,12 +66,13 @@ def export_onnx(
     """
     chosen = Options(**options)
     check_request(checkpoint.path, output, chosen)
-    chosen.tell("building the network")
-    network = network_of(checkpoint, fuse=fuse, epsilon=epsilon, settings=settings)
-    return export_network(network, output, chosen)
+    with _workshop(output, chosen) as workshop:
+        chosen.tell("building the network")
+        network = network_of(checkpoint, fuse=fuse, epsilon=epsilon, settings=settings)
+        return _export(network, output, chosen, workshop)
 
 
-def export_network(network: Network, output: Path, options: Options) -> ExportReport:
+def export_network(network: Network, output: Path | None, options: Options) -> ExportReport:
     """Write a network as an ONNX file, checked; return the report.
 
     Nothing is at ``output`` until the file is whole, valid, loads in onnxruntime without a
@@ -111,74 +85,60 @@ def export_network(network: Network, output: Path, options: Options) -> ExportRe
         MissingDependencyError: a package that exporting needs is not installed.
     """
     check_request(network.source, output, options)
-    options.tell("converting to ONNX")
-    cleaned = _converted(network, options)
-    options.tell("checking the file against the network")
-    session = check_file(cleaned.model, network.exported)
-    interface = interface_of(cleaned.model)
-    worst = check_outputs(session, interface, network.original, options.batch)
-    with whole_file(output, options.force) as temporary:
-        temporary.write_bytes(cleaned.model)
-    return _report(network, output, cleaned, worst)
+    with _workshop(output, options) as workshop:
+        return _export(network, output, options, workshop)
 
 
-def check_request(source: Path, output: Path, options: Options) -> None:
-    """Refuse, before anything is built, what could not end well.
+@dataclass(frozen=True)
+class _Workshop:
+    """A folder for the static program, and a converter that is getting ready meanwhile."""
 
-    Raises:
-        ExportError: the input would be empty, or the opset is not one of 11 to 21.
-        OutputError: the output cannot be written, or is the source.
-    """
-    if output.exists() and source.exists() and output.samefile(source):
-        raise OutputError(
-            f"cannot write '{output}'", why="it is the checkpoint that is being exported"
-        )
-    check_output(output, options.force)
-    size, batch = options.input_size, options.batch
-    if min(size or (1,)) < 1 or (batch is not None and batch < 1):
-        raise ExportError(
-            "the input must have at least one pixel and one image",
-            found=f"input size {size}, batch {batch}",
-        )
-    check_opset(options.opset)
+    folder: Path
+    converter: Converter | None
 
 
-def _converted(network: Network, options: Options) -> Cleaned:
+@contextmanager
+def _workshop(output: Path | None, options: Options) -> Iterator[_Workshop]:
+    with tempfile.TemporaryDirectory(prefix="reparam-export-") as name:
+        folder = Path(name)
+        if output is None:
+            yield _Workshop(folder, None)
+            return
+        need_converter()
+        inputs = folder / "light.json", folder / "light.pdiparams"
+        with Converter(*inputs, opset=options.opset) as converter:
+            yield _Workshop(folder, converter)
+
+
+def _export(
+    network: Network, output: Path | None, options: Options, workshop: _Workshop
+) -> ExportReport:
     size = options.input_size or network.default_size
-    shape = (options.batch, network.channels, *size)
-    with tempfile.TemporaryDirectory(prefix="reparam-export-") as folder:
-        static = save_static(network.exported, network.input_name, shape, Path(folder))
-        raw = convert(*static, opset=options.opset, timeout=options.timeout)
-    cleaned = clean_model(raw, names=parameter_names(network.exported))
-    metadata = _metadata(network, cleaned.model)
-    model = stamped(cleaned.model, ("reparam", version("reparam")), metadata)
-    return replace(cleaned, model=model)
+    shape = options.shape(network.channels, size)
+    with whole_files(_files(output, options), options.force) as files:
+        options.tell("converting to ONNX" if output else "tracing the network")
+        static = save_static(network.exported, network.input_name, shape, workshop.folder)
+        told: dict[str, Any] = {}
+        probes: list[Probe] | None = None
+        if workshop.converter is not None:
+            data, path = files[:2]
+            told, probes = make_onnx(network, options, static, workshop.converter, path, data)
+        if options.paddle is not None:
+            told = make_paddle(network, options, static, files[-2:], probes) | told
+    return _report(network, output, told)
 
 
-def _metadata(network: Network, model: bytes) -> dict[str, str]:
-    """Return what the file says of itself; a reader can find its source by the hash."""
-    said = {
-        "reparam.version": version("reparam"),
-        "reparam.architecture": network.name,
-        "reparam.source_sha256": network.source_sha256,
-        "reparam.fused_blocks": str(_fused_blocks(network, model)),
-    }
-    if network.epsilon is not None:
-        said["reparam.epsilon"] = repr(network.epsilon)
-    return said
+def _files(output: Path | None, options: Options) -> list[Path]:
+    """Return what may be written, weights before the files that name them."""
+    onnx = [] if output is None else [data_of(output), output]
+    paddle = options.paddle
+    return onnx + ([] if paddle is None else [paddle.with_suffix(".pdiparams"), paddle])
 
 
-def _fused_blocks(network: Network, model: bytes) -> int:
-    """Return the blocks that are one convolution in the file; unneeded stages are not in it."""
-    stored = arrays_of(model)
-    return sum(any(name.startswith(f"{prefix}.") for name in stored) for prefix in network.fused)
-
-
-def _report(network: Network, output: Path, cleaned: Cleaned, worst: Difference) -> ExportReport:
-    interface = interface_of(cleaned.model)
+def _report(network: Network, output: Path | None, told: dict[str, Any]) -> ExportReport:
+    outside = output is not None and told.get("data_bytes")
     return ExportReport(
         output=output,
-        file_bytes=len(cleaned.model),
         source=network.source,
         source_sha256=network.source_sha256,
         source_form=network.source_form,
@@ -187,19 +147,7 @@ def _report(network: Network, output: Path, cleaned: Cleaned, worst: Difference)
         assumed=network.assumed,
         epsilon=network.epsilon,
         blocks=len(network.blocks),
-        fused_blocks=_fused_blocks(network, cleaned.model),
-        input=_tensor(interface.inputs[0]),
-        outputs=tuple(_tensor(value) for value in interface.outputs),
-        opset=interface.opset,
-        ir_version=interface.ir_version,
-        parameters=interface.parameters,
-        ops_before=cleaned.before,
-        ops_after=cleaned.after,
-        repairs=cleaned.repairs,
-        worst=worst,
         notices=network.notices,
+        data=data_of(output) if output is not None and outside else None,
+        **told,
     )
-
-
-def _tensor(value: Value) -> Tensor:
-    return Tensor(value.name, value.shape, value.dtype)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from reparam.adapters.checkpoint_layers import layer_of
-from reparam.adapters.deploy_layers import deploy_layer_of, recognised_in
-from reparam.adapters.paddle_models import as_float32
+from reparam.adapters.deploy_layers import (
+    deploy_layer_of,
+    deploy_state_in_float64,
+    recognised_in,
+)
+from reparam.adapters.paddle_models import Array, as_float32
 from reparam.checkpoint import Checkpoint
 from reparam.checkpoint.fusing import need_finite
 
@@ -37,6 +42,9 @@ class Network:
         blocks: prefixes of the re-parameterizable blocks.
         fused: prefixes of those that are one convolution in ``exported``.
         notices: what making the network had to say.
+        any_size: it does the same at every position, whatever the size of the image is.
+        exact: returns the values that those of ``exported`` were rounded from, in float64 and by
+            key; None where there is nothing better than these.
     """
 
     name: str
@@ -54,6 +62,8 @@ class Network:
     blocks: tuple[str, ...] = ()
     fused: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    any_size: bool = False
+    exact: Callable[[], Mapping[str, Array]] | None = None
 
 
 def network_of(
@@ -105,6 +115,8 @@ def network_of(
         blocks=recognised.blocks,
         fused=recognised.blocks if fuse else recognised.deployed,
         notices=tuple(notices),
+        any_size=True,
+        exact=partial(deploy_state_in_float64, original) if fuse else None,
     )
 
 
