@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -18,9 +18,10 @@ AXES: Mapping[int, str] = {0: BATCH, 2: HEIGHT, 3: WIDTH}
 _PROBED = ((2, 0, 257, 331), (3, 0, 389, 263), (5, 0, 512, 640), (7, 0, 129, 1000))
 _STRIDES = tuple(2**n for n in range(8))
 _EVERYWHERE = frozenset(
-    "Add BatchNormalization Cast Concat Conv GlobalAveragePool HardSigmoid HardSwish Identity "
-    "LeakyRelu MatMul Mul ReduceMean Relu Reshape Sigmoid".split()
+    {"Add", "BatchNormalization", "Cast", "Concat", "Conv", "GlobalAveragePool"}
 )
+_EVERYWHERE |= {"HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MatMul", "Mul", "ReduceMean"}
+_EVERYWHERE |= {"Relu", "Reshape", "Sigmoid"}
 _HEAVY = 4096  # bytes; an initializer above it holds weights, which no shape depends on
 
 
@@ -48,11 +49,14 @@ def name_open_axes(proto: Any, names: Mapping[int, str]) -> None:
                 dim.dim_param = name
 
 
-def with_open_axes(proto: Any, axes: Mapping[int, str]) -> Any:
-    """Return a copy of a model with these axes of its image open, and those of its outputs too."""
+def with_open_axes(proto: Any, axes: Mapping[int, str], weights: Collection[str] = ()) -> Any:
+    """Return a copy of a model with these axes of its image open, and those of its outputs too.
+
+    Inputs in ``weights`` are no images.
+    """
     model = import_onnx().ModelProto()
     model.CopyFrom(proto)
-    constants = {tensor.name for tensor in model.graph.initializer}
+    constants = {tensor.name for tensor in model.graph.initializer} | set(weights)
     for value in model.graph.input:
         for axis, dim in enumerate(dims_of(value)):
             if axis in axes and value.name not in constants:

@@ -1,7 +1,7 @@
 """A network in float16: weights rounded once, casts at its border where the interface stays.
 
-    before:  x -- Conv(weight) -- y                          all float32
-    after:   x -- Cast -- Conv(weight) -- Cast -- y          float16 between the casts
+before:  x -- Conv(weight) -- y                          all float32
+after:   x -- Cast -- Conv(weight) -- Cast -- y          float16 between the casts
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SMALLEST_NORMAL = 2.0**-14
 
 # Operators that take float16 for every float input, in every opset from 11 on. Resize is not one:
 # its scales are float32 whatever the image is.
-_KNOWN = frozenset(
-    "Abs Add AveragePool BatchNormalization Clip Concat Conv ConvTranspose Div Elu Erf Exp Flatten "
-    "Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity LeakyRelu MatMul Max "
-    "MaxPool Min Mul Neg PRelu Pow ReduceMax ReduceMean ReduceSum Relu Reshape Sigmoid Slice "
-    "Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze".split()
-)
+_KNOWN = frozenset({"Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv"})
+_KNOWN |= {"ConvTranspose", "Div", "Elu", "Erf", "Exp", "Flatten", "Gemm", "GlobalAveragePool"}
+_KNOWN |= {"GlobalMaxPool", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MatMul", "Max"}
+_KNOWN |= {"MaxPool", "Min", "Mul", "Neg", "PRelu", "Pow", "ReduceMax", "ReduceMean", "ReduceSum"}
+_KNOWN |= {"Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Softplus", "Split", "Sqrt"}
+_KNOWN |= {"Squeeze", "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze"}
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def _largest_value(
     proto: Any, weights: Mapping[str, Array], probes: Sequence[Probe], file: Path
 ) -> tuple[float, str]:
     """Return the largest absolute value that any operator makes, and which operator that is."""
-    model, makers = with_all_values(with_open_axes(proto, AXES), set(weights))
+    model, makers = with_all_values(with_open_axes(proto, AXES, weights), set(weights))
     every = file.with_name("every_value.onnx")
     write_model(model, weights, every, every.with_name("every_value.onnx.data"))
     session = open_session(every)

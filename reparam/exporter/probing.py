@@ -68,9 +68,7 @@ def probes_of(network: Network, options: Options, small: bool) -> list[Probe]:
                 images,
                 run_layer(wide, images.astype(np.float64)),
                 run_layer(network.original, images),
-                run_in_float16(network.exported, images)
-                if options.precision == FLOAT16
-                else None,
+                run_in_float16(network.exported, images) if options.precision == FLOAT16 else None,
             )
         )
     return found
@@ -84,5 +82,7 @@ def probe_sizes(network: Network, options: Options, small: bool) -> list[tuple[i
     if not any(is_open):
         return [first]
     other = _ODD if network.any_size else (first[0] + _STEP[0], first[1] + _STEP[1])
-    second = [new if opened else old for new, old, opened in zip(other, first, is_open, strict=True)]
+    second = [
+        new if opened else old for new, old, opened in zip(other, first, is_open, strict=True)
+    ]
     return [first, (second[0], second[1])]

@@ -7,7 +7,6 @@ import onnx
 import pytest
 from onnx import helper
 
-from reparam.adapters.onnx_checks import check_model
 from reparam.adapters.onnx_cleaning import clean_model
 from reparam.conv import Conv, evaluate_magnitude, gamma
 from reparam.errors import ExportError
