@@ -50,8 +50,8 @@ def write_model(
                 tensor = model.graph.initializer.add()
                 tensor.name, tensor.dims[:] = name, array.shape
                 tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-                _append(tensor, memoryview(np.ascontiguousarray(array)).cast("B"), stream,
-                        data.name)  # fmt: skip
+                content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+                _append(tensor, content, stream, data.name)
     path.write_bytes(model.SerializeToString())
 
 

@@ -117,9 +117,7 @@ Examples:
 @settings_option
 @force_option
 @json_option
-@click.pass_context
 def command(
-    context: click.Context,
     checkpoint: Path | None,
     onnx: str | None,
     paddle: str | None,
@@ -141,7 +139,7 @@ def command(
     source = the_checkpoint(checkpoint)
     if onnx is None and paddle is None:
         onnx = ""
-    for warning in _without_effect(context, onnx is not None, options):
+    for warning in _without_effect(onnx is not None, options):
         click.echo(f"Warning: {warning}", err=True)
     with progress() as tell:
         report = export_onnx(
@@ -167,8 +165,9 @@ def _program(given: str, source: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _without_effect(context: click.Context, onnx: bool, options: dict[str, Any]) -> Iterator[str]:
+def _without_effect(onnx: bool, options: dict[str, Any]) -> Iterator[str]:
     """Yield a warning for every option that was given and changes nothing."""
+    context = click.get_current_context()
     given = {
         name
         for name in context.params
