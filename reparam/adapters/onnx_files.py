@@ -67,6 +67,8 @@ def open_beside(proto: Any, path: Path) -> Any:
         proto: what :func:`read_header` returned, changed.
         path: of the file.
     """
+    if not any(_is_outside(tensor) for tensor in proto.graph.initializer):
+        return open_session(proto.SerializeToString())
     variant = path.with_name(f"variant.{path.name}")
     try:
         variant.write_bytes(proto.SerializeToString())
@@ -79,7 +81,7 @@ def weights_in(path: Path) -> Iterator[tuple[str, Array]]:
     """Yield the initializers of a file that :func:`write_model` wrote, one at a time."""
     onnx = import_onnx()
     for tensor in read_header(path).graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if not _is_outside(tensor):
             yield tensor.name, onnx.numpy_helper.to_array(tensor)
             continue
         where = {entry.key: entry.value for entry in tensor.external_data}
@@ -93,6 +95,10 @@ def weights_in(path: Path) -> Iterator[tuple[str, Array]]:
                 shape=tuple(tensor.dims),
             ),
         )
+
+
+def _is_outside(tensor: Any) -> bool:
+    return bool(tensor.data_location == import_onnx().TensorProto.EXTERNAL)
 
 
 def _remove_inputs(graph: Any, weights: Mapping[str, Array]) -> None:

@@ -45,7 +45,7 @@ def import_paddle() -> Any:
 def build_layer(
     recognised: Any, *, deploy: bool, overrides: Mapping[str, Any] | None = None
 ) -> Any:
-    """Return the recognised network as a Layer in evaluation mode, its weights not yet loaded.
+    """Return the recognised network as a Layer in evaluation mode, its weights 0 or 1 as yet.
 
     Args:
         recognised: what :func:`reparam.architectures.recognise` found.
@@ -55,16 +55,20 @@ def build_layer(
     Raises:
         UnsupportedModelError: the settings do not describe a network.
     """
-    import_paddle()
+    paddle = import_paddle()
     from reparam.architectures import create_model
 
     settings = {**recognised.settings, **recognised.assumed, **(overrides or {})}
+    zeros = paddle.nn.initializer.Constant(0.0)  # random ones take as long as the rest
     try:
+        paddle.nn.initializer.set_global_initializer(zeros, zeros)
         layer = create_model(recognised.name, deploy=deploy, **settings)
     except (TypeError, ValueError) as error:
         raise UnsupportedModelError(
             f"cannot build '{recognised.name}'", found=f"{error}", why=f"settings {settings}"
         ) from error
+    finally:
+        paddle.nn.initializer.set_global_initializer(None, None)
     layer.eval()
     return layer
 

@@ -117,7 +117,9 @@ def _export(
     shape = options.shape(network.channels, size)
     with whole_files(_files(output, options), options.force) as files:
         options.tell("converting to ONNX" if output else "tracing the network")
-        static = save_static(network.exported, network.input_name, shape, workshop.folder)
+        static = save_static(
+            network.exported, network.input_name, shape, workshop.folder, straight=network.any_size
+        )
         told: dict[str, Any] = {}
         probes: list[Probe] | None = None
         if workshop.converter is not None:

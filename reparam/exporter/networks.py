@@ -42,7 +42,7 @@ class Network:
         blocks: prefixes of the re-parameterizable blocks.
         fused: prefixes of those that are one convolution in ``exported``.
         notices: what making the network had to say.
-        any_size: it does the same at every position, whatever the size of the image is.
+        any_size: it does the same at every position, whatever the image and its size are.
         exact: returns the values that those of ``exported`` were rounded from, in float64 and by
             key; None where there is nothing better than these.
     """
