@@ -297,7 +297,7 @@ class TestEnded:
             time.sleep(0.05)  # into the sleep
             child.send_signal(number)
             _, err = child.communicate(timeout=60)
-        assert child.returncode == 128 + number
+        assert child.returncode == 128 + number, err
         assert "Traceback" not in err
         assert "no half-written file" in err
         assert contents(source.parent) == before
@@ -308,7 +308,8 @@ class TestEnded:
         hangup = "from reparam.checkpoint import pipeline\nload = pipeline.load_checkpoint\n"
         script = (
             f"import os, signal\n{command}\n{hangup}"
-            "def hung_up(path):\n    os.kill(os.getpid(), signal.SIGHUP)\n    return load(path)\n"
+            "def hung_up(path, **options):\n    os.kill(os.getpid(), signal.SIGHUP)\n"
+            "    return load(path, **options)\n"
             "pipeline.load_checkpoint = hung_up\n"
         )
         assert scripted(script, "fuse", source).returncode == 0

@@ -1,0 +1,138 @@
+"""ONNX files on disk: weights put in their places, inside the file or in a second one beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reparam.adapters.onnx_model import import_onnx
+from reparam.adapters.onnx_runtime import open_session
+from reparam.errors import ExportError
+
+Array = npt.NDArray[Any]
+
+LIMIT = (1 << 31) - (1 << 26)
+"""Bytes of weights that fit into one file: protobuf writes less than 2 GB, graph included."""
+
+_INSIDE = 1024  # bytes; what is smaller stays in the file: runtimes read shapes from there
+_ALIGNED = 4096  # bytes, a page: runtimes can map what begins at one
+
+
+def write_model(
+    proto: Any, weights: Mapping[str, Array], path: Path, data: Path | None = None
+) -> None:
+    """Write a model whose inputs in ``weights`` are its weights; the model is not changed.
+
+    Args:
+        proto: an ``onnx.ModelProto`` that fits into memory twice, as it has no weights yet.
+        weights: by the name of the input that each replaces.
+        path: the file.
+        data: takes the weights, in the same folder; None puts them into the file.
+
+    Raises:
+        ExportError: a weight is no input, or one of another shape.
+    """
+    onnx = import_onnx()
+    model = onnx.ModelProto()
+    model.CopyFrom(proto)
+    _remove_inputs(model.graph, weights)
+    if data is None:
+        for name, array in weights.items():
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    else:
+        with data.open("wb") as stream:
+            _move_out(model.graph, stream, data.name)
+            for name, array in weights.items():
+                tensor = model.graph.initializer.add()
+                tensor.name, tensor.dims[:] = name, array.shape
+                tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+                content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+                _append(tensor, content, stream, data.name)
+    path.write_bytes(model.SerializeToString())
+
+
+def read_header(path: Path) -> Any:
+    """Return the ``onnx.ModelProto`` in a file; weights in another file stay there."""
+    return import_onnx().load_model(str(path), load_external_data=False)
+
+
+def open_beside(proto: Any, path: Path) -> Any:
+    """Return an onnxruntime session for a variant of a file, which reads the same weights.
+
+    Args:
+        proto: what :func:`read_header` returned, changed.
+        path: of the file.
+    """
+    if not any(_is_outside(tensor) for tensor in proto.graph.initializer):
+        return open_session(proto.SerializeToString())
+    variant = path.with_name(f"variant.{path.name}")
+    try:
+        variant.write_bytes(proto.SerializeToString())
+        return open_session(variant)
+    finally:
+        variant.unlink(missing_ok=True)
+
+
+def weights_in(path: Path) -> Iterator[tuple[str, Array]]:
+    """Yield the initializers of a file that :func:`write_model` wrote, one at a time."""
+    onnx = import_onnx()
+    for tensor in read_header(path).graph.initializer:
+        if not _is_outside(tensor):
+            yield tensor.name, onnx.numpy_helper.to_array(tensor)
+            continue
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        yield (
+            tensor.name,
+            np.memmap(
+                path.with_name(Path(where["location"]).name),
+                dtype=onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type),
+                mode="r",
+                offset=int(where["offset"]),
+                shape=tuple(tensor.dims),
+            ),
+        )
+
+
+def _is_outside(tensor: Any) -> bool:
+    return bool(tensor.data_location == import_onnx().TensorProto.EXTERNAL)
+
+
+def _remove_inputs(graph: Any, weights: Mapping[str, Array]) -> None:
+    """Take the inputs that are weights out of a graph."""
+    inputs = list(graph.input)
+    shapes = {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in inputs
+    }
+    for name, array in weights.items():
+        if shapes.get(name) != array.shape:
+            raise ExportError(
+                "the exported graph is not the network",
+                found=f"weight '{name}' has the shape {shapes.get(name, 'of none: it is lost')}; "
+                f"needed: {array.shape}",
+            )
+    del graph.input[:]
+    graph.input.extend(value for value in inputs if value.name not in weights)
+
+
+def _move_out(graph: Any, stream: IO[bytes], location: str) -> None:
+    for tensor in graph.initializer:
+        if tensor.HasField("raw_data") and len(tensor.raw_data) >= _INSIDE:
+            content = bytes(tensor.raw_data)
+            tensor.ClearField("raw_data")
+            _append(tensor, memoryview(content), stream, location)
+
+
+def _append(tensor: Any, content: memoryview, stream: IO[bytes], location: str) -> None:
+    """Append the bytes of a tensor to the file of weights, and say in the tensor where they are."""
+    stream.write(bytes(-stream.tell() % _ALIGNED))
+    tensor.data_location = import_onnx().TensorProto.EXTERNAL
+    told = {"location": location, "offset": stream.tell(), "length": len(content)}
+    for key, value in told.items():
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, str(value)
+    stream.write(content)
