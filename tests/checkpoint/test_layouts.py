@@ -351,6 +351,12 @@ class TestHostileNesting:
         with pytest.raises(CheckpointError, match="too deep"):
             find_weights(loop)
 
+    def test_dicts_that_hold_themselves_often(self):
+        loop: dict = {"name": "no weights"}
+        loop |= {str(i): loop for i in range(50)}
+        with pytest.raises(CheckpointError, match="no weights"):
+            find_weights(loop)
+
     def test_dicts_that_are_there_many_times_over(self):
         value: dict = {"w": np.ones(2)}
         for _ in range(7):
