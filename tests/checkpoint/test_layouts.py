@@ -274,7 +274,7 @@ def pickle_of(folder):
     from reparam.checkpoint.opening import mapped
     from reparam.checkpoint.pickle_reader import read_pickle
 
-    return read_pickle(mapped(folder / "x.pdopt"))
+    return read_pickle(memoryview(mapped(folder / "x.pdopt")))
 
 
 def quantised(style: str) -> dict[str, np.ndarray]:
