@@ -178,7 +178,8 @@ def _numbers(
 
 
 def _load(path: Path, prefix: str | None) -> Checkpoint:
-    buffer = mapped(path)
+    pages = mapped(path)
+    buffer = memoryview(pages)
     _refuse_other_formats(path, bytes(buffer[:64]))
     kind, notices = PDPARAMS, []
     metadata: dict[str, str] = {}
@@ -196,7 +197,7 @@ def _load(path: Path, prefix: str | None) -> Checkpoint:
     _refuse_multiplied(arrays, len(buffer))
     layout = replace(found.layout, notices=(*found.layout.notices, *notices))
     return Checkpoint(
-        path, kind, arrays, FileHash(path), found.names, metadata, layout, pages=buffer.obj
+        path, kind, arrays, FileHash(path), found.names, metadata, layout, pages=pages
     )
 
 
