@@ -10,6 +10,7 @@ import click
 from reparam.commands.common import (
     epsilon_option,
     json_option,
+    prefix_option,
     print_json,
     progress,
     settings_option,
@@ -52,6 +53,7 @@ Example:
 )
 @click.option("--input-size", help="H and W of checkpoints that are exported first.")
 @epsilon_option
+@prefix_option
 @settings_option
 @json_option
 def command(
@@ -62,6 +64,7 @@ def command(
     seconds: float,
     input_size: str | None,
     epsilon: float | None,
+    prefix: str | None,
     settings: dict[str, Any],
     as_json: bool,
 ) -> None:
@@ -77,6 +80,7 @@ def command(
         seconds=seconds,
         input_size=size_of(input_size),
         epsilon=epsilon,
+        prefix=prefix,
         settings=settings,
     )
     chosen = models or (the_checkpoint(None),)

@@ -14,6 +14,7 @@ from reparam.commands.common import (
     epsilon_option,
     force_option,
     json_option,
+    prefix_option,
     print_json,
     progress,
     stdout,
@@ -59,6 +60,7 @@ Example:
     metavar="BLOCK",
     help="Leave this block as it is; * stands for any part of a name. Repeatable.",
 )
+@prefix_option
 @click.option("--dry-run", is_flag=True, help="Report, but write nothing.")
 @click.option(
     "--strict", is_flag=True, help="Exit 1 if there is nothing to fuse or something was left."
@@ -72,6 +74,7 @@ def command(
     epsilon: float | None,
     fold_bn: bool,
     skip: tuple[str, ...],
+    prefix: str | None,
     dry_run: bool,
     strict: bool,
     force: bool,
@@ -88,6 +91,7 @@ def command(
             source,
             output,
             epsilon=epsilon,
+            prefix=prefix,
             fold_bn=fold_bn,
             skip=skip,
             format=kind,
