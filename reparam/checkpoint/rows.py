@@ -41,18 +41,19 @@ def fuse_rows(match: BlockMatch, arrays: Mapping[str, Array], epsilon: float) ->
         NotFusibleError: a fused value does not fit that dtype.
     """
     wide = arrays[match.wide_key]
-    weight, bias = np.empty(wide.shape, wide.dtype), np.empty(len(wide), wide.dtype)
+    dtype = wide.dtype.newbyteorder("=")
+    weight, bias = np.empty(wide.shape, dtype), np.empty(len(wide), dtype)
 
     def part(rows: slice) -> tuple[int, ChannelBounds]:
         tree = block_tree(match, arrays, epsilon, rows)
         exact = fuse(tree)
-        weight[rows], tiny_weights = round_once(exact.weight, wide.dtype.name)
-        bias[rows], tiny_biases = round_once(exact.bias, wide.dtype.name)
+        weight[rows], tiny_weights = round_once(exact.weight, dtype.name)
+        bias[rows], tiny_biases = round_once(exact.bias, dtype.name)
         bounds = channel_bounds(tree, exact, weight[rows], bias[rows])
         return tiny_weights + tiny_biases, bounds
 
     flushed, bounds = zip(*_each(part, list(parts_of(wide))), strict=True)
-    return FusedArrays(weight, bias, sum(flushed), certificate_of(bounds, wide.dtype.name))
+    return FusedArrays(weight, bias, sum(flushed), certificate_of(bounds, dtype.name))
 
 
 def parts_of(wide: Array) -> Iterator[slice]:
