@@ -176,8 +176,8 @@ def _need_dtype(match: BlockMatch, dtype: np.dtype[Any]) -> None:
     if dtype.name not in UNIT_ROUNDOFF:
         raise CheckpointError(
             f"block '{match.where}' has weights of {dtype.name}",
-            found="needed: float32, float16 or float64",
-            why="values of that dtype cannot be fused; bfloat16 is stored by Paddle as uint16",
+            found="needed: float32, float16, bfloat16 or float64",
+            why="values of that dtype cannot be fused",
             hint="save the checkpoint in float32",
         )
 
@@ -216,6 +216,6 @@ def _same(match: BlockMatch, arrays: Mapping[str, np.ndarray[Any, Any]], made: F
         if old is None or old.shape != value.shape:
             return False
         slack = 64 * UNIT_ROUNDOFF[value.dtype.name] * max(float(np.abs(value).max()), 1e-30)
-        if not np.allclose(old, value, rtol=0, atol=slack):
+        if not np.allclose(old.astype(np.float64), value.astype(np.float64), rtol=0, atol=slack):
             return False
     return True

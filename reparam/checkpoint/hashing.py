@@ -7,9 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
-from typing import IO
+from typing import IO, Protocol
 
 _CHUNK = 1 << 20
+
+
+class Writable(Protocol):
+    """What has a ``write`` for bytes."""
+
+    def write(self, data: bytes | memoryview, /) -> int: ...
 
 
 class FileHash:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-NAME_TABLE = "StructuredToParameterName@@"
+from reparam.checkpoint.hashing import Writable
+from reparam.checkpoint.stored_forms import BFLOAT16, NAME_TABLE
 
 _RECONSTRUCT, _NDARRAY, _DTYPE = b"\x00", b"\x01", b"\x02"  # places in the memo
 _PREAMBLE = (
@@ -23,12 +24,6 @@ _PREAMBLE = (
     b"cnumpy\ndtype\nq" + _DTYPE + b"0"
     b"}"
 )
-
-
-class Writable(Protocol):
-    """What has a ``write`` for bytes."""
-
-    def write(self, data: bytes | memoryview, /) -> int: ...
 
 
 def write_pickle(
@@ -52,9 +47,11 @@ def write_pickle(
 
 def _write_array(stream: Writable, array: np.ndarray[Any, Any]) -> None:
     contents = np.ascontiguousarray(array).reshape(array.shape)
+    if contents.dtype.name == BFLOAT16:
+        contents = contents.view(np.uint16)
     empty = b"K\x00\x85" + b"C\x01b\x87"  # (0,), b"b": NumPy's placeholder before the state
     stream.write(b"h" + _RECONSTRUCT + b"h" + _NDARRAY + empty + b"R")
-    stream.write(b"(K\x01" + _shape(array.shape) + _dtype(array.dtype) + b"\x89")
+    stream.write(b"(K\x01" + _shape(array.shape) + _dtype(contents.dtype) + b"\x89")
     stream.write(b"\x8e" + struct.pack("<Q", contents.nbytes))
     stream.write(contents.reshape(-1).view(np.uint8).data)
     stream.write(b"tb")

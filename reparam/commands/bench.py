@@ -10,12 +10,14 @@ import click
 from reparam.commands.common import (
     epsilon_option,
     json_option,
+    prefix_option,
     print_json,
     progress,
     settings_option,
     size_of,
     stdout,
     table,
+    tell_unused,
     the_checkpoint,
 )
 from reparam.exporter.benchmarking import Protocol, benchmark
@@ -51,6 +53,7 @@ Example:
 )
 @click.option("--input-size", help="H and W of checkpoints that are exported first.")
 @epsilon_option
+@prefix_option
 @settings_option
 @json_option
 def command(
@@ -61,6 +64,7 @@ def command(
     seconds: float,
     input_size: str | None,
     epsilon: float | None,
+    prefix: str | None,
     settings: dict[str, Any],
     as_json: bool,
 ) -> None:
@@ -76,13 +80,20 @@ def command(
         seconds=seconds,
         input_size=size_of(input_size),
         epsilon=epsilon,
+        prefix=prefix,
         settings=settings,
     )
+    chosen = models or (the_checkpoint(None),)
+    notices = []
+    if all(model.suffix == ".onnx" for model in chosen):
+        of_export = ("input_size", "epsilon", "settings")
+        notices = tell_unused(of_export, "it is for checkpoints, which are exported first")
     with progress() as tell:
-        result = benchmark(models or [the_checkpoint(None)], protocol, tell)
+        result = benchmark(chosen, protocol, tell)
     if as_json:
         verdicts = [comparison.verdict for _, comparison in result.comparisons]
-        print_json("bench", verdicts[0] if len(verdicts) == 1 else "measured", result.to_json())
+        verdict = verdicts[0] if len(verdicts) == 1 else "measured"
+        print_json("bench", verdict, {**result.to_json(), "notices": notices})
     else:
         _print(result)
 

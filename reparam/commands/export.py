@@ -12,6 +12,7 @@ from reparam.commands.common import (
     force_option,
     is_checkpoint,
     json_option,
+    prefix_option,
     print_json,
     progress,
     settings_option,
@@ -55,6 +56,7 @@ Example:
     help="Seconds that the converter may take.",
 )
 @epsilon_option
+@prefix_option
 @settings_option
 @force_option
 @json_option
@@ -67,6 +69,7 @@ def command(
     opset: int,
     timeout: float,
     epsilon: float | None,
+    prefix: str | None,
     settings: dict[str, Any],
     force: bool,
     as_json: bool,
@@ -87,6 +90,7 @@ def command(
             fuse=fuse_blocks,
             opset=opset,
             epsilon=epsilon,
+            prefix=prefix,
             settings=settings,
             force=force,
             timeout=timeout,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
 
 from reparam.checkpoint import FusionReport
 from reparam.checkpoint.files import PDPARAMS, SAFETENSORS
@@ -14,11 +14,16 @@ from reparam.commands.common import (
     epsilon_option,
     force_option,
     json_option,
+    prefix_option,
     print_json,
+    progress,
     stdout,
     table,
     the_checkpoint,
 )
+
+if TYPE_CHECKING:
+    from reparam.commands.grid import Grid
 
 _LISTED = 8  # blocks in the table; what is printed does not grow with the network
 
@@ -55,6 +60,7 @@ Example:
     metavar="BLOCK",
     help="Leave this block as it is; * stands for any part of a name. Repeatable.",
 )
+@prefix_option
 @click.option("--dry-run", is_flag=True, help="Report, but write nothing.")
 @click.option(
     "--strict", is_flag=True, help="Exit 1 if there is nothing to fuse or something was left."
@@ -68,6 +74,7 @@ def command(
     epsilon: float | None,
     fold_bn: bool,
     skip: tuple[str, ...],
+    prefix: str | None,
     dry_run: bool,
     strict: bool,
     force: bool,
@@ -78,17 +85,20 @@ def command(
     Needs no model code and no paddle. The input is not changed; everything outside blocks goes
     over bit for bit. A manifest beside the output says what was done.
     """
-    result = fuse(
-        the_checkpoint(checkpoint),
-        output,
-        epsilon=epsilon,
-        fold_bn=fold_bn,
-        skip=skip,
-        format=kind,
-        strict=strict,
-        force=force,
-        dry_run=dry_run,
-    )
+    source = the_checkpoint(checkpoint)
+    with progress(f"fusing {source}"):
+        result = fuse(
+            source,
+            output,
+            epsilon=epsilon,
+            prefix=prefix,
+            fold_bn=fold_bn,
+            skip=skip,
+            format=kind,
+            strict=strict,
+            force=force,
+            dry_run=dry_run,
+        )
     if as_json:
         fields = {
             "source": result.source,
@@ -138,7 +148,7 @@ def _print_evidence(report: FusionReport) -> None:
         stdout().print(f"worst block '{worst.where}': {worst.certificate}")
 
 
-def _blocks(report: FusionReport) -> Table:
+def _blocks(report: FusionReport) -> Grid:
     grid = table("block", "branches", "becomes", "#parameters", "#MACs/position")
     for block in report.fused[:_LISTED]:
         branches = " + ".join(block.branches)

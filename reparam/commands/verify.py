@@ -11,11 +11,14 @@ import numpy as np
 from reparam.commands.common import (
     epsilon_option,
     json_option,
+    prefix_option,
     print_json,
+    progress,
     settings_option,
     sizes_of,
     stdout,
     table,
+    tell_unused,
     the_checkpoint,
 )
 from reparam.equivalence import Probing, Stage, Verification, verify
@@ -32,6 +35,7 @@ Example:
 @click.argument("original", required=False, type=click.Path(path_type=Path))
 @click.argument("candidate", required=False, type=click.Path(path_type=Path))
 @epsilon_option
+@prefix_option
 @click.option("--input-size", help="H and W of the probes: 224, 480x640, or several: 96,65x97.")
 @click.option(
     "--probe",
@@ -47,6 +51,7 @@ def command(
     original: Path | None,
     candidate: Path | None,
     epsilon: float | None,
+    prefix: str | None,
     input_size: str | None,
     probe: Path | None,
     network: bool,
@@ -60,17 +65,28 @@ def command(
     """
     probing = Probing(
         epsilon=epsilon,
+        prefix=prefix,
         sizes=sizes_of(input_size) or DEFAULT_SIZES,
         own_input=None if probe is None else _load_probe(probe),
         network=network,
         settings=settings,
     )
-    result = verify(the_checkpoint(original), candidate, probing)
+    first = the_checkpoint(original)
+    with progress(f"comparing {candidate or 'its fusion'} with {first}"):
+        result = verify(first, candidate, probing)
+    notices = _unused(result)
     if as_json:
-        print_json("verify", result.verdict, result.to_json())
+        print_json("verify", result.verdict, {**result.to_json(), "notices": notices})
     else:
         _print(result)
     return 0 if result.verdict == "equivalent" else EXIT_NO
+
+
+def _unused(result: Verification) -> list[str]:
+    """Tell of the options that are about running the network, if it was not run."""
+    if any(stage.probes for stage in result.stages):
+        return []
+    return tell_unused(("input_size", "probe", "settings"), "the network was not run")
 
 
 def _load_probe(path: Path) -> np.ndarray[Any, Any]:
@@ -100,6 +116,8 @@ def _print(result: Verification) -> None:
         console.print(f"{stage.name}: {stage.why}", style="dim")
         _print_certificate(stage)
     _print_differing_blocks(result)
+    for notice in result.notices:
+        console.print(f"note: {notice}")
     if result.first_difference:
         console.print(f"first difference: {result.first_difference}")
     console.print(f"verdict: {result.verdict}", style="bold")

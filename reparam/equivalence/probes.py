@@ -29,6 +29,7 @@ class Probing:
         own_input: more probes, (N, C, H, W) float32.
         network: whether to build and run the whole network; needs paddle.
         settings: of the architecture, in place of what it assumes.
+        prefix: use only the weights under this name or prefix.
     """
 
     epsilon: float | None = None
@@ -36,6 +37,7 @@ class Probing:
     own_input: np.ndarray[Any, Any] | None = None
     network: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str | None = None
 
     @property
     def overrides(self) -> dict[str, Any]:

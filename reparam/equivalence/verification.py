@@ -12,14 +12,15 @@ from reparam.architectures import recognise
 from reparam.checkpoint import Checkpoint, fuse_arrays, load_checkpoint
 from reparam.checkpoint.blocks import BlockMatch, find_blocks
 from reparam.checkpoint.fusing import need_finite
-from reparam.checkpoint.manifest import source_of
+from reparam.checkpoint.manifest import source_of, wanted_of
+from reparam.checkpoint.opening import check_input
 from reparam.checkpoint.pairs import find_pairs, folded_in
 from reparam.equivalence import networks
 from reparam.equivalence.blocks import compare_blocks
 from reparam.equivalence.carried import Arrays, compare_carried
 from reparam.equivalence.probes import Probing
 from reparam.equivalence.records import DIFFERENT, Stage, Verification, verdict_of
-from reparam.errors import CheckpointError, MissingDependencyError
+from reparam.errors import CheckpointError, MissingDependencyError, PartError
 from reparam.files import sha256_of
 
 IN_MEMORY = "its own fusion, in memory"
@@ -43,7 +44,7 @@ def verify(
         MissingDependencyError: the network is to be run and paddle or onnxruntime is missing.
     """
     probing = probing or Probing()
-    first = load_checkpoint(original)
+    first = load_checkpoint(original, prefix=probing.prefix)
     need_finite(first.arrays)
     if candidate is None:
         if find_blocks(first.shapes).blocks:
@@ -51,10 +52,18 @@ def verify(
         source, epsilon = source_of(first)
         if probing.epsilon is None:
             probing = replace(probing, epsilon=epsilon)
-        return _with_checkpoint(load_checkpoint(source), first, probing)
+        return _with_checkpoint(load_checkpoint(source, prefix=wanted_of(first)), first, probing)
     if Path(candidate).suffix == ".onnx":
         return _with_onnx(first, Path(candidate), probing)
-    return _with_checkpoint(first, load_checkpoint(candidate), probing)
+    return _with_checkpoint(first, _candidate(candidate, probing.prefix), probing)
+
+
+def _candidate(path: str | Path, prefix: str | None) -> Checkpoint:
+    """Load what is compared: a deploy form has lost the prefix that its source is chosen by."""
+    try:
+        return load_checkpoint(path, prefix=prefix)
+    except PartError:
+        return load_checkpoint(path)
 
 
 def _with_own_fusion(first: Checkpoint, probing: Probing) -> Verification:
@@ -69,8 +78,7 @@ def _with_checkpoint(first: Checkpoint, second: Checkpoint, probing: Probing) ->
 
 
 def _with_onnx(first: Checkpoint, path: Path, probing: Probing) -> Verification:
-    if not path.is_file():
-        raise CheckpointError(f"cannot read '{path}'", found="no such file")
+    check_input(path)
     if not probing.network:
         raise CheckpointError(
             f"cannot compare with '{path}' without running the network",
@@ -141,4 +149,5 @@ def _verification(
         epsilon=family if probing.epsilon is None else probing.epsilon,
         verdict=verdict_of(stages),
         stages=stages,
+        notices=first.layout.notices,
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from reparam.checkpoint import Checkpoint, load_checkpoint
 from reparam.checkpoint.blocks import find_blocks
-from reparam.errors import BenchmarkError
+from reparam.checkpoint.opening import check_input
 from reparam.exporter.exporting import export_onnx
 from reparam.latency import Benchmark, ModelUnderTest, measure_models
 
@@ -32,6 +32,7 @@ class Protocol:
         input_size: (H, W) of exported checkpoints.
         epsilon: of their BatchNorms.
         settings: of their architecture.
+        prefix: use only the weights under this name or prefix.
     """
 
     threads: int | None = None
@@ -42,6 +43,7 @@ class Protocol:
     input_size: tuple[int, int] | None = None
     epsilon: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str | None = None
 
 
 def benchmark(
@@ -56,15 +58,15 @@ def benchmark(
     fold: the baseline has all of the runtime's own optimisations.
 
     Raises:
-        BenchmarkError: a file is missing or cannot be measured.
-        CheckpointError, UnsupportedModelError, ExportError: a checkpoint cannot be exported.
+        BenchmarkError: a file cannot be measured.
+        CheckpointError: a file is missing or unusable.
+        UnsupportedModelError, ExportError: a checkpoint cannot be exported.
         MissingDependencyError: a package is not installed.
     """
     protocol, tell = protocol or Protocol(), progress or (lambda _: None)
     paths = [Path(model) for model in models]
     for path in paths:
-        if not path.is_file():
-            raise BenchmarkError(f"cannot measure '{path}'", found="no such file")
+        check_input(path)
     with tempfile.TemporaryDirectory(prefix="reparam-bench-") as folder:
         under_test = _under_test(paths, Path(folder), protocol, tell)
         return measure_models(
@@ -86,7 +88,9 @@ def _under_test(
         if path.suffix == ".onnx":
             found.append(ModelUnderTest(str(path), path))
             continue
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(path, prefix=protocol.prefix)
+        for notice in checkpoint.layout.notices:
+            tell(f"{path}: {notice}")
         train_time = bool(find_blocks(checkpoint.shapes).blocks)
         forms = [TRAIN_TIME] if train_time else [DEPLOY]
         if train_time and len(paths) == 1:

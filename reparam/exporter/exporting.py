@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reparam.adapters.checkpoint_layers import layer_of
-from reparam.adapters.converter import check_opset, convert
+from reparam.adapters.converter import check_opset, convert, need_converter
 from reparam.adapters.deploy_layers import deploy_layer_of, recognised_in
 from reparam.adapters.onnx_cleaning import Cleaned, clean_model
 from reparam.adapters.onnx_model import Value, arrays_of, interface_of, stamped
@@ -46,19 +46,24 @@ class _Request:
 
 
 def export(
-    checkpoint: str | Path, output: str | Path | None = None, **options: Any
+    checkpoint: str | Path,
+    output: str | Path | None = None,
+    *,
+    prefix: str | None = None,
+    **options: Any,
 ) -> ExportReport:
     """Write the checkpoint at a path as an ONNX file; return the report.
 
     Args:
         checkpoint: a ``.pdparams`` or ``.safetensors`` file.
         output: the file to write; ``x.onnx`` beside ``x.pdparams`` if None.
+        prefix: use only the weights under this name or prefix.
         options: as :func:`export_onnx`, which also says what is raised.
 
     Raises:
         CheckpointError: the file is not a checkpoint.
     """
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, prefix=prefix)
     return export_onnx(loaded, Path(output or loaded.path.with_suffix(".onnx")), **options)
 
 
@@ -106,12 +111,13 @@ def export_onnx(
     tell = progress or (lambda _: None)
     _check_arguments(checkpoint, output, input_size, batch, force)
     check_opset(opset)
+    need_converter()
     request = _request(checkpoint, input_size, batch, fuse, epsilon, settings)
     tell(f"building {request.recognised.name}")
     arrays = as_float32(checkpoint.arrays)
     need_finite(arrays)
     original = layer_of(arrays, request.overrides)
-    exported, notices = original, _dtype_notices(checkpoint)
+    exported, notices = original, _source_notices(checkpoint)
     if fuse:
         exported, report = deploy_layer_of(arrays, request.overrides)
         notices += report.notices
@@ -230,11 +236,12 @@ def _tensor(value: Value) -> Tensor:
     return Tensor(value.name, value.shape, value.dtype)
 
 
-def _dtype_notices(checkpoint: Checkpoint) -> list[str]:
-    """Say where the float32 of the file is not the dtype of the checkpoint."""
+def _source_notices(checkpoint: Checkpoint) -> list[str]:
+    """Say how the weights were found, and where float32 is not the dtype they are stored in."""
     dtypes = {array.dtype.name for array in checkpoint.arrays.values()}
     said = {
         "float16": "weights of float16 are float32 in the file, with the same values",
+        "bfloat16": "weights of bfloat16 are float32 in the file, with the same values",
         "float64": "weights of float64 were rounded to float32",
     }
-    return [text for dtype, text in said.items() if dtype in dtypes]
+    return [*checkpoint.layout.notices, *(said[name] for name in said if name in dtypes)]
