@@ -89,7 +89,7 @@ def seeds(folder: Path) -> list[bytes]:
     """Return whole files of every kind."""
     found = [pickle.dumps(value, protocol=p) for value in values() for p in (2, 3, 4, 5)]
     stream = io.BytesIO()
-    write_pickle(stream, block(5), {"b.conv1.conv.weight": "conv2d_0.w_0"})
+    write_pickle(stream, block(5).items(), {"b.conv1.conv.weight": "conv2d_0.w_0"})
     found.append(stream.getvalue())
     for number, arrays in enumerate((block(6), {"model.w": np.ones((2, 2), np.float16)})):
         path = folder / f"{number}.safetensors"

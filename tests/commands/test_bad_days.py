@@ -308,7 +308,8 @@ class TestEnded:
         hangup = "from reparam.checkpoint import pipeline\nload = pipeline.load_checkpoint\n"
         script = (
             f"import os, signal\n{command}\n{hangup}"
-            "def hung_up(path):\n    os.kill(os.getpid(), signal.SIGHUP)\n    return load(path)\n"
+            "def hung_up(path, **more):\n    os.kill(os.getpid(), signal.SIGHUP)\n"
+            "    return load(path, **more)\n"
             "pipeline.load_checkpoint = hung_up\n"
         )
         assert scripted(script, "fuse", source).returncode == 0
