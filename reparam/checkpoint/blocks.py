@@ -47,6 +47,12 @@ class BlockMatch:
         return f"{self.prefix}{self.family.wide.conv_key}"
 
     @property
+    def norm_keys(self) -> tuple[tuple[str, ...], ...]:
+        """The four keys of each BatchNorm."""
+        branches = self.branches
+        return tuple(tuple(self.prefix + key for key in branch.norm_keys) for branch in branches)
+
+    @property
     def weight_key(self) -> str:
         return f"{self.prefix}{self.family.deploy}.weight"
 

@@ -15,8 +15,9 @@ from reparam.checkpoint.notices import listing, notices_of
 from reparam.checkpoint.plan import plan_of
 from reparam.checkpoint.report import Epsilon, FusedBlock, FusionReport
 from reparam.checkpoint.rows import FusedArrays, fuse_rows
+from reparam.conv import BatchNorm
 from reparam.conv.bounds import UNIT_ROUNDOFF
-from reparam.errors import CheckpointError, NotFusibleError
+from reparam.errors import CheckpointError, ReparamError
 
 _KERNEL_AXES = 3  # of a weight, at least
 
@@ -133,9 +134,13 @@ class Fusing:
         arrays = {key: self.arrays[key] for key in match.branch_keys}
         need_finite({key: array for key, array in arrays.items() if array.ndim < _KERNEL_AXES})
         _need_dtype(match, self.arrays[match.wide_key].dtype)
+        epsilon = self.epsilon_of(match)
         try:
-            made = fuse_rows(match, self.arrays, self.epsilon_of(match))
-        except NotFusibleError as error:
+            for norm in match.norm_keys:  # as a whole: an error in a part counts from its start
+                gamma, beta, mean, variance = (arrays[key] for key in norm)
+                BatchNorm(gamma, beta, mean, variance, epsilon)
+            made = fuse_rows(match, arrays, epsilon)
+        except ReparamError as error:
             need_finite(arrays)  # kernels are read once; what is wrong with one shows here
             raise error.located(f"cannot fuse block '{match.where}': {error.what}") from error
         self._records[match] = _record(match, self.arrays, made)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reparam.checkpoint import fuse_arrays
+from reparam.checkpoint import fuse_arrays, rows
 from reparam.checkpoint.blocks import block_tree, find_blocks
 from reparam.checkpoint.fusing import Fusing
 from reparam.conv import Conv, error_bound, evaluate
-from reparam.errors import CheckpointError, NotFusibleError
+from reparam.errors import CheckpointError, NotFusibleError, ReparamError
 from tests.weights import cspresnet_arrays, random_arrays, repvgg_arrays
 
 NORM = ("weight", "bias", "_mean", "_variance")
@@ -252,6 +252,28 @@ def test_subnormals_are_flushed_and_counted():
     values = np.abs(np.concatenate([array.ravel() for array in fused.values()]))
     assert not ((values > 0) & (values < np.finfo(np.float32).smallest_normal)).any()
     assert_right(arrays, fused)
+
+
+def test_a_variance_that_cannot_be_is_placed(monkeypatch):
+    arrays = block_arrays("RepVGG")
+    arrays["block.rbr_1x1.bn._variance"][4] = -0.5
+    monkeypatch.setattr(rows, "_PART", 60)
+    with pytest.raises(ReparamError, match=r"block 'block'.*-0\.5 at channel 4"):
+        fuse_arrays(arrays)
+
+
+@pytest.mark.parametrize("order", ["F", ">"])
+def test_arrays_in_another_order(order):
+    arrays = block_arrays("RepVGG")
+    if order == "F":
+        other = {key: np.asfortranarray(array) for key, array in arrays.items()}
+    else:
+        other = {key: array.astype(">f4") for key, array in arrays.items()}
+    expected, found = fuse_arrays(arrays)[0], fuse_arrays(other)[0]
+    assert {k: a.tobytes() for k, a in found.items()} == {
+        k: a.tobytes() for k, a in expected.items()
+    }
+    assert all(array.dtype == np.float32 and array.dtype.isnative for array in found.values())
 
 
 def test_a_network_that_was_never_trained_is_told():

@@ -9,6 +9,7 @@ from __future__ import annotations
 from decimal import Decimal, localcontext
 from itertools import product
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,8 @@ from reparam.conv.rounding import round_once
 from tests.conv.blocks import diverse_branch_block, random_norm, repvgg_block
 
 DIGITS = 120
-DTYPES = ["float32", "float16", "float64"]
+DTYPES = ["float32", "float16", "bfloat16", "float64"]
+LARGEST = {"bfloat16": 2.0**127}
 
 
 def dec(values) -> np.ndarray:
@@ -68,11 +70,15 @@ def exact_fusion(block: Parallel, shape) -> tuple[np.ndarray, np.ndarray]:
     return weight, bias
 
 
+def as_dtype(name):
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
 def wide_range(rng, shape, dtype, spread):
     """Numbers of that dtype over ``spread`` decades either way, some of them zero."""
     values = rng.normal(size=shape) * 10.0 ** rng.uniform(-spread, spread, shape)
     with np.errstate(over="ignore", under="ignore"):
-        values = np.where(rng.random(shape) < 0.1, 0.0, values).astype(dtype)
+        values = np.where(rng.random(shape) < 0.1, 0.0, values).astype(as_dtype(dtype))
     return np.nan_to_num(values.astype(np.float64), posinf=1.0, neginf=-1.0)
 
 
@@ -115,10 +121,10 @@ def blocks(draw):
 def stored_of(block, dtype):
     """The fusion as a checkpoint stores it; huge numbers that a dtype cannot hold become 1."""
     conv = fuse(block)
-    limit = float(np.finfo(dtype).max) / 2
+    limit = LARGEST.get(dtype) or float(np.finfo(dtype).max) / 2
     weight = np.where(np.abs(conv.weight) < limit, conv.weight, 1.0)
     bias = np.where(np.abs(conv.bias) < limit, conv.bias, 1.0)
-    return round_once(weight, dtype)[0], round_once(bias, dtype)[0]
+    return round_once(weight, as_dtype(dtype))[0], round_once(bias, as_dtype(dtype))[0]
 
 
 def exact_difference(block, weight, bias):
@@ -157,7 +163,7 @@ def test_a_bound_of_a_wrong_weight_is_one_too(drawn):
         assert max(map(abs, bias_off)) <= Decimal(found.d)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize(
     ("alpha", "groups", "identity"),
     [(None, 1, True), (0.37, 2, True), (-2.0, 3, False), (0.0, 1, False)],

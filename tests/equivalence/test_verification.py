@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -131,10 +132,15 @@ def test_own_inputs_that_do_not_fit_are_refused(tmp_path, shape):
         verify(source, probing=Probing(own_input=np.ones(shape, np.float32), sizes=()))
 
 
-def test_float16_is_proved_by_its_arrays(tmp_path):
-    source = write(tmp_path, {k: a.astype(np.float16) for k, a in repvgg_arrays().items()})
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_short_floats_are_proved_by_their_arrays(tmp_path, dtype):
+    source = write(tmp_path, {k: a.astype(dtype) for k, a in repvgg_arrays().items()})
     result = verify(source, fuse(source).output)
     assert stages(result) == {"other arrays": "equal", "blocks": "equal", "network": "skipped"}
+    (blocks,) = [stage for stage in result.stages if stage.name == "blocks"]
+    worst = blocks.worst_certified.certificate
+    assert 0 < worst.roundings <= 1
+    assert worst.dtype == np.dtype(dtype).name
     assert result.verdict == "equivalent"
 
 
