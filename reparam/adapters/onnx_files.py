@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,19 +40,21 @@ def write_model(
     onnx = import_onnx()
     model = onnx.ModelProto()
     model.CopyFrom(proto)
-    _remove_inputs(model.graph, weights)
-    if data is None:
-        for name, array in weights.items():
-            model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    else:
-        with data.open("wb") as stream:
+    shapes = _taken_out(model.graph, set(weights))
+    with ExitStack() as stack:
+        stream = None if data is None else stack.enter_context(data.open("wb"))
+        if data is not None and stream is not None:
             _move_out(model.graph, stream, data.name)
-            for name, array in weights.items():
-                tensor = model.graph.initializer.add()
-                tensor.name, tensor.dims[:] = name, array.shape
-                tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-                content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-                _append(tensor, content, stream, data.name)
+        for name, array in weights.items():
+            _check_shape(name, array, shapes)
+            tensor = model.graph.initializer.add()
+            if data is None or stream is None:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))
+                continue
+            tensor.name, tensor.dims[:] = name, array.shape
+            tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            _append(tensor, content, stream, data.name)
     path.write_bytes(model.SerializeToString())
 
 
@@ -101,22 +104,26 @@ def _is_outside(tensor: Any) -> bool:
     return bool(tensor.data_location == import_onnx().TensorProto.EXTERNAL)
 
 
-def _remove_inputs(graph: Any, weights: Mapping[str, Array]) -> None:
-    """Take the inputs that are weights out of a graph."""
+def _taken_out(graph: Any, names: set[str]) -> dict[str, tuple[int, ...]]:
+    """Take the inputs of these names out of a graph; return their shapes."""
     inputs = list(graph.input)
-    shapes = {
+    del graph.input[:]
+    graph.input.extend(value for value in inputs if value.name not in names)
+    return {
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
         for value in inputs
+        if value.name in names
     }
-    for name, array in weights.items():
-        if shapes.get(name) != array.shape:
-            raise ExportError(
-                "the exported graph is not the network",
-                found=f"weight '{name}' has the shape {shapes.get(name, 'of none: it is lost')}; "
-                f"needed: {array.shape}",
-            )
-    del graph.input[:]
-    graph.input.extend(value for value in inputs if value.name not in weights)
+
+
+def _check_shape(name: str, array: Array, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if shapes.get(name) == array.shape:
+        return
+    found = f"has the shape {shapes[name]}" if name in shapes else "is lost"
+    raise ExportError(
+        "the exported graph is not the network",
+        found=f"weight '{name}' {found}; needed: {array.shape}",
+    )
 
 
 def _move_out(graph: Any, stream: IO[bytes], location: str) -> None:

@@ -81,8 +81,10 @@ def check_weights(
 
 
 def _same_bits(one: Array, other: Array) -> bool:
-    same = one.dtype == other.dtype and one.shape == other.shape
-    return same and bytes(np.ascontiguousarray(one)) == bytes(np.ascontiguousarray(other))
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    bits = f"u{one.dtype.itemsize}"
+    return bool(np.array_equal(np.ravel(one).view(bits), np.ravel(other).view(bits)))
 
 
 def check_operators(found: Mapping[str, int], needed: Mapping[str, int]) -> None:

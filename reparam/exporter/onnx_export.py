@@ -106,8 +106,7 @@ def make_onnx(
     if small and not is_free_of_sizes(cleaned.proto):
         small, probes = False, probes_of(network, options, small=False)
     checks = Checks(network, options, probes, small)
-    state = state_of(network.exported)
-    weights = {name: state[name] for name in sorted(heavy)}
+    weights = state_of(network.exported).only(sorted(heavy))
     _need_one_image(cleaned.proto, network.input_name, heavy)
     fused = _fused_blocks(network, cleaned.proto, heavy)
     stamp(cleaned.proto, ("reparam", version("reparam")), _metadata(network, options, fused))
