@@ -81,23 +81,35 @@ def open_beside(proto: Any, path: Path) -> Any:
 
 
 def weights_in(path: Path) -> Iterator[tuple[str, Array]]:
-    """Yield the initializers of a file that :func:`write_model` wrote, one at a time."""
+    """Yield the initializers of a file, one at a time.
+
+    Those in another file are looked for in the same folder, wherever the file says that they are.
+
+    Raises:
+        ExportError: they are not there.
+    """
     onnx = import_onnx()
     for tensor in read_header(path).graph.initializer:
         if not _is_outside(tensor):
             yield tensor.name, onnx.numpy_helper.to_array(tensor)
             continue
         where = {entry.key: entry.value for entry in tensor.external_data}
-        yield (
-            tensor.name,
-            np.memmap(
-                path.with_name(Path(where["location"]).name),
-                dtype=onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type),
-                mode="r",
-                offset=int(where["offset"]),
-                shape=tuple(tensor.dims),
-            ),
+        yield tensor.name, _mapped(path.with_name(Path(where["location"]).name), tensor, where)
+
+
+def _mapped(data: Path, tensor: Any, where: Mapping[str, str]) -> Array:
+    try:
+        return np.memmap(
+            data,
+            dtype=import_onnx().helper.tensor_dtype_to_np_dtype(tensor.data_type),
+            mode="r",
+            offset=int(where.get("offset", 0)),
+            shape=tuple(tensor.dims),
         )
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"cannot read weight '{tensor.name}' in '{data}'", found=str(error)
+        ) from error
 
 
 def _is_outside(tensor: Any) -> bool:

@@ -76,9 +76,11 @@ def test_not_free_of_sizes(name: str) -> None:
 def named(nodes: list[Any], output: tuple[Any, ...], given: tuple[Any, ...]) -> list[Any]:
     proto = parsed(nodes, conv_weights(), {"y": output}, {"x": given})
     name_open_axes(proto, AXES)
-    return [
-        dim.dim_param or dim.dim_value for dim in proto.graph.output[0].type.tensor_type.shape.dim
-    ]
+    return sizes(proto.graph.output[0])
+
+
+def sizes(value: Any) -> list[Any]:
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
 def strided(stride: int, pad: int = 1) -> Any:
