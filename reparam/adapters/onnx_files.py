@@ -80,16 +80,20 @@ def open_beside(proto: Any, path: Path) -> Any:
         variant.unlink(missing_ok=True)
 
 
-def weights_in(path: Path) -> Iterator[tuple[str, Array]]:
+def weights_in(path: Path, header: Any = None) -> Iterator[tuple[str, Array]]:
     """Yield the initializers of a file, one at a time.
 
     Those in another file are looked for in the same folder, wherever the file says that they are.
+
+    Args:
+        path: of the file.
+        header: what :func:`read_header` returned for it, if that is known.
 
     Raises:
         ExportError: they are not there.
     """
     onnx = import_onnx()
-    for tensor in read_header(path).graph.initializer:
+    for tensor in (read_header(path) if header is None else header).graph.initializer:
         if not _is_outside(tensor):
             yield tensor.name, onnx.numpy_helper.to_array(tensor)
             continue
