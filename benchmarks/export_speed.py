@@ -46,17 +46,15 @@ open(folder + "/model.onnx", "wb").write(content)
 
 
 def measured(command: list[str]) -> dict[str, float]:
-    """Return the seconds that a command takes, elapsed and of processors, and its peak memory."""
+    """Return the seconds that a command takes, elapsed and of processors."""
     start, before = time.perf_counter(), os.times()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     errors = process.communicate()[1]
     elapsed, after = time.perf_counter() - start, os.times()
     if process.returncode != 0:
         sys.exit(errors.decode(errors="replace"))
-    used = (after.children_user - before.children_user) + (
-        after.children_system - before.children_system
-    )
-    return {"elapsed": elapsed, "processor": used}
+    used = [t.children_user + t.children_system for t in (before, after)]
+    return {"elapsed": elapsed, "processor": used[1] - used[0]}
 
 
 def measure(name: str, folder: Path, rounds: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def deploy_layer_of(
     return layer, report
 
 
-def deploy_state_in_float64(layer: Any) -> dict[str, Array]:
+def deploy_state_in_float64(layer: Any) -> Mapping[str, Array]:
     """Return the state dict of the deploy form of a Layer, fused and folded without rounding.
 
     Args:

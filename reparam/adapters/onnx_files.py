@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,19 +40,21 @@ def write_model(
     onnx = import_onnx()
     model = onnx.ModelProto()
     model.CopyFrom(proto)
-    _remove_inputs(model.graph, weights)
-    if data is None:
-        for name, array in weights.items():
-            model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-    else:
-        with data.open("wb") as stream:
+    shapes = _taken_out(model.graph, set(weights))
+    with ExitStack() as stack:
+        stream = None if data is None else stack.enter_context(data.open("wb"))
+        if data is not None and stream is not None:
             _move_out(model.graph, stream, data.name)
-            for name, array in weights.items():
-                tensor = model.graph.initializer.add()
-                tensor.name, tensor.dims[:] = name, array.shape
-                tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-                content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-                _append(tensor, content, stream, data.name)
+        for name, array in weights.items():
+            _check_shape(name, array, shapes)
+            tensor = model.graph.initializer.add()
+            if data is None or stream is None:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))
+                continue
+            tensor.name, tensor.dims[:] = name, array.shape
+            tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            _append(tensor, content, stream, data.name)
     path.write_bytes(model.SerializeToString())
 
 
@@ -77,46 +80,66 @@ def open_beside(proto: Any, path: Path) -> Any:
         variant.unlink(missing_ok=True)
 
 
-def weights_in(path: Path) -> Iterator[tuple[str, Array]]:
-    """Yield the initializers of a file that :func:`write_model` wrote, one at a time."""
+def weights_in(path: Path, header: Any = None) -> Iterator[tuple[str, Array]]:
+    """Yield the initializers of a file, one at a time.
+
+    Those in another file are looked for in the same folder, wherever the file says that they are.
+
+    Args:
+        path: of the file.
+        header: what :func:`read_header` returned for it, if that is known.
+
+    Raises:
+        ExportError: they are not there.
+    """
     onnx = import_onnx()
-    for tensor in read_header(path).graph.initializer:
+    for tensor in (read_header(path) if header is None else header).graph.initializer:
         if not _is_outside(tensor):
             yield tensor.name, onnx.numpy_helper.to_array(tensor)
             continue
         where = {entry.key: entry.value for entry in tensor.external_data}
-        yield (
-            tensor.name,
-            np.memmap(
-                path.with_name(Path(where["location"]).name),
-                dtype=onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type),
-                mode="r",
-                offset=int(where["offset"]),
-                shape=tuple(tensor.dims),
-            ),
+        yield tensor.name, _mapped(path.with_name(Path(where["location"]).name), tensor, where)
+
+
+def _mapped(data: Path, tensor: Any, where: Mapping[str, str]) -> Array:
+    try:
+        return np.memmap(
+            data,
+            dtype=import_onnx().helper.tensor_dtype_to_np_dtype(tensor.data_type),
+            mode="r",
+            offset=int(where.get("offset", 0)),
+            shape=tuple(tensor.dims),
         )
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"cannot read weight '{tensor.name}' in '{data}'", found=str(error)
+        ) from error
 
 
 def _is_outside(tensor: Any) -> bool:
     return bool(tensor.data_location == import_onnx().TensorProto.EXTERNAL)
 
 
-def _remove_inputs(graph: Any, weights: Mapping[str, Array]) -> None:
-    """Take the inputs that are weights out of a graph."""
+def _taken_out(graph: Any, names: set[str]) -> dict[str, tuple[int, ...]]:
+    """Take the inputs of these names out of a graph; return their shapes."""
     inputs = list(graph.input)
-    shapes = {
+    del graph.input[:]
+    graph.input.extend(value for value in inputs if value.name not in names)
+    return {
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
         for value in inputs
+        if value.name in names
     }
-    for name, array in weights.items():
-        if shapes.get(name) != array.shape:
-            raise ExportError(
-                "the exported graph is not the network",
-                found=f"weight '{name}' has the shape {shapes.get(name, 'of none: it is lost')}; "
-                f"needed: {array.shape}",
-            )
-    del graph.input[:]
-    graph.input.extend(value for value in inputs if value.name not in weights)
+
+
+def _check_shape(name: str, array: Array, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if shapes.get(name) == array.shape:
+        return
+    found = f"has the shape {shapes[name]}" if name in shapes else "is lost"
+    raise ExportError(
+        "the exported graph is not the network",
+        found=f"weight '{name}' {found}; needed: {array.shape}",
+    )
 
 
 def _move_out(graph: Any, stream: IO[bytes], location: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,9 +137,29 @@ def run_layer(layer: Any, x: Array, *, threads: int = 1) -> list[Array]:
     return [np.asarray(tensor.numpy()) for tensor in _tensors(found)]
 
 
-def state_of(layer: Any) -> dict[str, Array]:
+class State(Mapping[str, Array]):
+    """The state dict of a Layer as arrays, each made when it is asked for."""
+
+    def __init__(self, tensors: Mapping[str, Any]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, key: str) -> Array:
+        return np.asarray(self._tensors[key].numpy())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def only(self, keys: Iterable[str]) -> State:
+        """Return the part with these keys, in their order."""
+        return State({key: self._tensors[key] for key in keys})
+
+
+def state_of(layer: Any) -> State:
     """Return the state dict of a Layer as arrays."""
-    return {key: np.asarray(tensor.numpy()) for key, tensor in layer.state_dict().items()}
+    return State(layer.state_dict())
 
 
 def keys_of(layer: Any, kind: str, parameter: str) -> list[str]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from reparam.adapters.closeness import Closeness, closeness
 from reparam.adapters.onnx_checks import check_model, load_strictly
-from reparam.adapters.onnx_files import read_header, weights_in
+from reparam.adapters.onnx_files import weights_in
 from reparam.adapters.onnx_model import inputs_of, op_counts
 from reparam.adapters.paddle_models import keys_of, state_of
 from reparam.errors import ExportError, NotEquivalentError
@@ -24,11 +24,14 @@ _OPERATOR_OF = {"Conv": "Conv2D", "BatchNormalization": "BatchNorm2D"}
 _LEFT_BY_CONVERTERS = ("Constant", "Identity")
 
 
-def check_file(path: Path, exported: Any, weights: Mapping[str, Array] | None = None) -> Any:
+def check_file(
+    path: Path, header: Any, exported: Any, weights: Mapping[str, Array] | None = None
+) -> Any:
     """Return an onnxruntime session for a file that is valid, complete and loads quietly.
 
     Args:
         path: of the file.
+        header: what :func:`reparam.adapters.onnx_files.read_header` returned for it.
         exported: the Layer that it was made from.
         weights: the values that the file must hold, by key; those of ``exported`` if None.
 
@@ -36,9 +39,8 @@ def check_file(path: Path, exported: Any, weights: Mapping[str, Array] | None = 
         ExportError: it is not.
     """
     check_model(path)
-    header = read_header(path)
     state = state_of(exported) if weights is None else weights
-    names = check_weights(weights_in(path), state, inputs_of(header, "Conv"))
+    names = check_weights(weights_in(path, header), state, inputs_of(header, "Conv"))
     needed = {
         operator: sum(key in names for key in keys_of(exported, kind, "weight"))
         for operator, kind in _OPERATOR_OF.items()
@@ -81,8 +83,10 @@ def check_weights(
 
 
 def _same_bits(one: Array, other: Array) -> bool:
-    same = one.dtype == other.dtype and one.shape == other.shape
-    return same and bytes(np.ascontiguousarray(one)) == bytes(np.ascontiguousarray(other))
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    bits = f"u{one.dtype.itemsize}"
+    return bool(np.array_equal(np.ravel(one).view(bits), np.ravel(other).view(bits)))
 
 
 def check_operators(found: Mapping[str, int], needed: Mapping[str, int]) -> None:

@@ -45,8 +45,10 @@ class Checks:
     probes: list[Probe]
     small: bool
 
-    def passed(self, path: Path, weights: Mapping[str, Array] | None = None) -> Difference:
-        """Return how close a file comes to the network.
+    def passed(
+        self, path: Path, weights: Mapping[str, Array] | None = None
+    ) -> tuple[Difference, Any]:
+        """Return how close a file comes to the network, and its header.
 
         Small images are run on a copy of the file with its axes open, and one image of the file's
         own size on the file itself, whose outputs then have to be finite and of the right shape.
@@ -55,8 +57,8 @@ class Checks:
             ExportError: the file is not valid, not complete, or does not run.
             NotEquivalentError: it is another function.
         """
-        session = check_file(path, self.network.exported, weights)
         header = read_header(path)
+        session = check_file(path, header, self.network.exported, weights)
         interface = interface_of(header)
         dtype = np.dtype(interface.inputs[0].dtype)
         run = open_beside(with_open_axes(header, AXES), path) if self.small else session
@@ -71,7 +73,7 @@ class Checks:
             image = normal_images((self.options.batch or 1, self.network.channels, *size))
             declared = [Tensor.of(value) for value in interface.outputs]
             check_run(run_onnx(session, image.astype(dtype)), declared)
-        return worst
+        return worst, header
 
 
 def make_onnx(
@@ -106,8 +108,7 @@ def make_onnx(
     if small and not is_free_of_sizes(cleaned.proto):
         small, probes = False, probes_of(network, options, small=False)
     checks = Checks(network, options, probes, small)
-    state = state_of(network.exported)
-    weights = {name: state[name] for name in sorted(heavy)}
+    weights = state_of(network.exported).only(sorted(heavy))
     _need_one_image(cleaned.proto, network.input_name, heavy)
     fused = _fused_blocks(network, cleaned.proto, heavy)
     stamp(cleaned.proto, ("reparam", version("reparam")), _metadata(network, options, fused))
@@ -129,17 +130,16 @@ def _write_and_check(
         wide = replace(checks, probes=[replace(p, narrow=None) for p in checks.probes])
         file, beside = scratch / "float32.onnx", scratch / "float32.onnx.data"
         write_model(cleaned.proto, weights, file, beside if outside else None)
-        before = wide.passed(file)
+        before, _ = wide.passed(file)
         narrow = in_float16(cleaned.proto, weights, checks.network, checks.probes, file,
                             checks.options.keep_io)  # fmt: skip
         outside = checks.options.external_data or _bytes_of(narrow.proto, narrow.weights) > LIMIT
         write_model(narrow.proto, narrow.weights, path, data if outside else None)
-        worst = checks.passed(path, narrow.values)
+        worst, header = checks.passed(path, narrow.values)
         told = {"precision": FLOAT16, "float16": _float16(narrow, before)}
     else:
         write_model(cleaned.proto, weights, path, data if outside else None)
-        worst = checks.passed(path)
-    header = read_header(path)
+        worst, header = checks.passed(path)
     interface = interface_of(header)
     return {
         **told,
