@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from reparam.commands.common import (
     epsilon_option,
+    is_checkpoint,
     json_option,
     print_json,
     progress,
-    settings_option,
     size_of,
     stdout,
     table,
     the_checkpoint,
 )
+from reparam.commands.model_options import Choice, model_options
 from reparam.exporter.benchmarking import Protocol, benchmark
 from reparam.latency import Benchmark, Comparison
 
@@ -51,7 +51,7 @@ Example:
 )
 @click.option("--input-size", help="H and W of checkpoints that are exported first.")
 @epsilon_option
-@settings_option
+@model_options
 @json_option
 def command(
     models: tuple[Path, ...],
@@ -61,7 +61,7 @@ def command(
     seconds: float,
     input_size: str | None,
     epsilon: float | None,
-    settings: dict[str, Any],
+    choice: Choice,
     as_json: bool,
 ) -> None:
     """Measure MODELS (ONNX files or checkpoints) on onnxruntime's CPU; the first is the baseline.
@@ -69,17 +69,20 @@ def command(
     A checkpoint is exported first and measured in the form it is in; one train-time checkpoint
     alone is measured in both forms. --json holds every raw sample.
     """
+    paths = models or (the_checkpoint(None),)
+    chosen = choice.of(*filter(is_checkpoint, paths), epsilon=epsilon)
     protocol = Protocol(
         threads=threads,
         batch=batch,
         rounds=rounds,
         seconds=seconds,
-        input_size=size_of(input_size),
+        input_size=size_of(input_size) or chosen.input_size,
         epsilon=epsilon,
-        settings=settings,
+        settings=chosen.settings,
+        model=chosen.own,
     )
     with progress() as tell:
-        result = benchmark(models or [the_checkpoint(None)], protocol, tell)
+        result = benchmark(paths, protocol, tell)
     if as_json:
         verdicts = [comparison.verdict for _, comparison in result.comparisons]
         print_json("bench", verdicts[0] if len(verdicts) == 1 else "measured", result.to_json())

@@ -14,12 +14,12 @@ from reparam.commands.common import (
     json_option,
     print_json,
     progress,
-    settings_option,
     size_of,
     stdout,
     table,
     the_checkpoint,
 )
+from reparam.commands.model_options import Choice, model_options
 from reparam.exporter import ExportReport, export
 
 
@@ -55,7 +55,7 @@ Example:
     help="Seconds that the converter may take.",
 )
 @epsilon_option
-@settings_option
+@model_options
 @force_option
 @json_option
 def command(
@@ -67,7 +67,7 @@ def command(
     opset: int,
     timeout: float,
     epsilon: float | None,
-    settings: dict[str, Any],
+    choice: Choice,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -78,16 +78,19 @@ def command(
     """
     if onnx and checkpoint is None and is_checkpoint(Path(onnx)):
         checkpoint, onnx = Path(onnx), ""  # `export --onnx ckpt.pdparams`
+    path = the_checkpoint(checkpoint)
+    chosen = choice.of(path, epsilon=epsilon)
     with progress() as tell:
         report = export(
-            the_checkpoint(checkpoint),
+            path,
             onnx or None,
-            input_size=size_of(input_size),
+            input_size=size_of(input_size) or chosen.input_size,
             batch=batch,
             fuse=fuse_blocks,
             opset=opset,
             epsilon=epsilon,
-            settings=settings,
+            settings=chosen.settings,
+            model=chosen.own,
             force=force,
             timeout=timeout,
             progress=tell,

@@ -14,10 +14,12 @@ from reparam.commands.common import (
     force_option,
     json_option,
     print_json,
+    size_of,
     stdout,
     table,
     the_checkpoint,
 )
+from reparam.commands.model_options import Choice, model_options
 
 _LISTED = 8  # blocks in the table; what is printed does not grow with the network
 
@@ -36,6 +38,8 @@ Example:
     help="Default: x.pdparams gives x.deploy.pdparams.",
 )
 @epsilon_option
+@model_options
+@click.option("--input-size", help="H and W of an image that a network of your own runs on.")
 @click.option("--dry-run", is_flag=True, help="Report, but write nothing.")
 @click.option(
     "--strict", is_flag=True, help="Exit 1 if there is nothing to fuse or something was left."
@@ -46,6 +50,8 @@ def command(
     checkpoint: Path | None,
     output: Path | None,
     epsilon: float | None,
+    choice: Choice,
+    input_size: str | None,
     dry_run: bool,
     strict: bool,
     force: bool,
@@ -56,8 +62,24 @@ def command(
     Needs no model code and no paddle. The input is not changed; everything outside blocks goes
     over bit for bit. A manifest beside the output says what was done.
     """
+    path = the_checkpoint(checkpoint)
+    chosen = choice.of(path, epsilon=epsilon)
+    if chosen.own is not None:
+        from reparam.commands.own_network import fuse_own  # with everything that runs networks
+
+        fuse_own(
+            path,
+            chosen.own,
+            output,
+            input_size=size_of(input_size),
+            strict=strict,
+            force=force,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+        return
     result = fuse(
-        the_checkpoint(checkpoint),
+        path,
         output,
         epsilon=epsilon,
         strict=strict,

@@ -12,12 +12,12 @@ from reparam.commands.common import (
     epsilon_option,
     json_option,
     print_json,
-    settings_option,
     sizes_of,
     stdout,
     table,
     the_checkpoint,
 )
+from reparam.commands.model_options import Choice, model_options
 from reparam.equivalence import Probing, Stage, Verification, verify
 from reparam.equivalence.probes import DEFAULT_SIZES
 from reparam.errors import EXIT_NO, CheckpointError
@@ -41,7 +41,7 @@ Example:
 @click.option(
     "--network/--no-network", default=True, help="Whether to run the whole network; needs paddle."
 )
-@settings_option
+@model_options
 @json_option
 def command(
     original: Path | None,
@@ -50,7 +50,7 @@ def command(
     input_size: str | None,
     probe: Path | None,
     network: bool,
-    settings: dict[str, Any],
+    choice: Choice,
     as_json: bool,
 ) -> int:
     """Compare CANDIDATE (a checkpoint or ONNX file) with ORIGINAL (a checkpoint).
@@ -58,14 +58,17 @@ def command(
     Without CANDIDATE, a train-time checkpoint is compared with its own fusion, and a deploy
     checkpoint with the source that its manifest names. Exit 1 if they are not equivalent.
     """
+    path = the_checkpoint(original)
+    chosen = choice.of(path, epsilon=epsilon)
     probing = Probing(
         epsilon=epsilon,
         sizes=sizes_of(input_size) or DEFAULT_SIZES,
         own_input=None if probe is None else _load_probe(probe),
         network=network,
-        settings=settings,
+        settings=chosen.settings,
+        model=chosen.own,
     )
-    result = verify(the_checkpoint(original), candidate, probing)
+    result = verify(path, candidate, probing)
     if as_json:
         print_json("verify", result.verdict, result.to_json())
     else:

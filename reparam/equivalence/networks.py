@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -46,6 +46,17 @@ NO_ARCHITECTURE = Stage(
 )
 
 
+class Truth(Protocol):
+    """A network in float64 and in float32, and the channels of its image."""
+
+    @property
+    def layer(self) -> Any: ...
+    @property
+    def wide(self) -> Any: ...
+    @property
+    def channels(self) -> int: ...
+
+
 class Original:
     """The network of a checkpoint, in float64 and in float32.
 
@@ -68,10 +79,10 @@ def compare_layers(original: Original, candidate: Arrays, probing: Probing) -> S
     """Run the checkpoint ``candidate`` in Paddle, float32, against ``original``."""
     layer = layer_of(candidate, probing.overrides)
     inputs = network_probes(original.channels, probing.sizes, probing.own_input)
-    return _stage("network", original, lambda x: paddle_models.run_layer(layer, x), inputs)
+    return compare_run("network", original, lambda x: paddle_models.run_layer(layer, x), inputs)
 
 
-def compare_onnx(original: Original, path: Path, probing: Probing) -> Stage:
+def compare_onnx(original: Truth, path: Path, probing: Probing) -> Stage:
     """Run the ONNX file at ``path`` in onnxruntime, on the CPU, against ``original``."""
     session = onnx_runtime.open_session(path)
     fixed = onnx_runtime.fixed_size(session)
@@ -84,7 +95,7 @@ def compare_onnx(original: Original, path: Path, probing: Probing) -> Stage:
         outputs = onnx_runtime.run_onnx(session, np.repeat(x, copies, axis=0))
         return [output[:1] for output in outputs]
 
-    return _stage("onnxruntime", original, run, inputs)
+    return compare_run("onnxruntime", original, run, inputs)
 
 
 def find_weights(original: Arrays, path: Path, epsilon: float | None) -> Stage:
@@ -105,12 +116,13 @@ def find_weights(original: Arrays, path: Path, epsilon: float | None) -> Stage:
     return Stage("fused weights", EQUAL, f"all {len(report.fused)} found in the file", why)
 
 
-def _stage(
+def compare_run(
     name: str,
-    original: Original,
+    original: Truth,
     run: Runner,
     inputs: list[tuple[str, np.ndarray[Any, Any]]],
 ) -> Stage:
+    """Compare the outputs of ``run`` with those of ``original``, on every input."""
     results: list[ProbeResult] = []
     for probe, x in inputs:
         truth = paddle_models.run_layer(original.wide, x.astype(np.float64))

@@ -16,6 +16,7 @@ from reparam.checkpoint.manifest import source_of
 from reparam.equivalence import networks
 from reparam.equivalence.blocks import compare_blocks
 from reparam.equivalence.carried import Arrays, compare_carried
+from reparam.equivalence.layer_verification import verify_layers
 from reparam.equivalence.probes import Probing
 from reparam.equivalence.records import DIFFERENT, Stage, Verification, verdict_of
 from reparam.errors import CheckpointError, MissingDependencyError
@@ -42,6 +43,8 @@ def verify(
     probing = probing or Probing()
     first = load_checkpoint(original)
     need_finite(first.arrays)
+    if probing.model is not None:
+        return verify_layers(first, candidate, probing.model, probing)
     if candidate is None:
         if find_blocks(first.shapes).blocks:
             return _with_own_fusion(first, probing)

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reparam.adapters.foreign_models import ForeignModel
 from reparam.checkpoint import Checkpoint, load_checkpoint
 from reparam.checkpoint.blocks import find_blocks
 from reparam.errors import BenchmarkError
 from reparam.exporter.exporting import export_onnx
+from reparam.exporter.layer_networks import has_branches
 from reparam.latency import Benchmark, ModelUnderTest, measure_models
 
 TRAIN_TIME, DEPLOY = "train-time form", "deploy form"
@@ -32,6 +34,7 @@ class Protocol:
         input_size: (H, W) of exported checkpoints.
         epsilon: of their BatchNorms.
         settings: of their architecture.
+        model: the user's own network, in place of a recognised one.
     """
 
     threads: int | None = None
@@ -42,6 +45,7 @@ class Protocol:
     input_size: tuple[int, int] | None = None
     epsilon: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    model: ForeignModel | None = None
 
 
 def benchmark(
@@ -87,7 +91,10 @@ def _under_test(
             found.append(ModelUnderTest(str(path), path))
             continue
         checkpoint = load_checkpoint(path)
-        train_time = bool(find_blocks(checkpoint.shapes).blocks)
+        if protocol.model is None:
+            train_time = bool(find_blocks(checkpoint.shapes).blocks)
+        else:
+            train_time = has_branches(checkpoint, protocol.model)
         forms = [TRAIN_TIME] if train_time else [DEPLOY]
         if train_time and len(paths) == 1:
             forms.append(DEPLOY)
@@ -108,4 +115,5 @@ def _export(checkpoint: Checkpoint, output: Path, protocol: Protocol, form: str)
         fuse=form == DEPLOY,
         epsilon=protocol.epsilon,
         settings=protocol.settings,
+        model=protocol.model,
     )

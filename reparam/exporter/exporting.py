@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reparam.adapters.converter import check_opset, convert
+from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.onnx_cleaning import Cleaned, clean_model
 from reparam.adapters.onnx_model import Value, arrays_of, interface_of, stamped
 from reparam.adapters.paddle_models import parameter_names
@@ -17,6 +18,7 @@ from reparam.adapters.static_program import save_static
 from reparam.checkpoint import Checkpoint, load_checkpoint
 from reparam.errors import ExportError, OutputError
 from reparam.exporter.checking import check_file, check_outputs
+from reparam.exporter.layer_networks import network_of_model
 from reparam.exporter.networks import Network, network_of
 from reparam.exporter.report import Difference, ExportReport, Tensor
 from reparam.files import check_output, whole_file
@@ -72,6 +74,7 @@ def export_onnx(
     fuse: bool = True,
     epsilon: float | None = None,
     settings: Mapping[str, Any] | None = None,
+    model: ForeignModel | None = None,
     **options: Any,
 ) -> ExportReport:
     """Write a checkpoint of a known architecture as an ONNX file, checked; return the report.
@@ -83,6 +86,7 @@ def export_onnx(
             Otherwise the network as it is in the checkpoint, BatchNorms and all: a baseline.
         epsilon: of the BatchNorms, in place of what the family says.
         settings: of the architecture, in place of what was recognised or assumed.
+        model: the user's own network, in place of a recognised one.
         options: the fields of :class:`Options`.
 
     Raises:
@@ -94,7 +98,10 @@ def export_onnx(
     chosen = Options(**options)
     check_request(checkpoint.path, output, chosen)
     chosen.tell("building the network")
-    network = network_of(checkpoint, fuse=fuse, epsilon=epsilon, settings=settings)
+    if model is None:
+        network = network_of(checkpoint, fuse=fuse, epsilon=epsilon, settings=settings)
+    else:
+        network = network_of_model(checkpoint, model, fuse=fuse, input_size=chosen.input_size)
     return export_network(network, output, chosen)
 
 
@@ -114,7 +121,7 @@ def export_network(network: Network, output: Path, options: Options) -> ExportRe
     options.tell("converting to ONNX")
     cleaned = _converted(network, options)
     options.tell("checking the file against the network")
-    session = check_file(cleaned.model, network.exported)
+    session = check_file(cleaned.model, network.exported, network.counted)
     interface = interface_of(cleaned.model)
     worst = check_outputs(session, interface, network.original, options.batch)
     with whole_file(output, options.force) as temporary:

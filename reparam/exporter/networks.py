@@ -36,6 +36,8 @@ class Network:
         epsilon: of the BatchNorms; None where there is not one for all of them.
         blocks: prefixes of the re-parameterizable blocks.
         fused: prefixes of those that are one convolution in ``exported``.
+        counted: whether ``exported`` calls each of its Conv2D and BatchNorm2D once, and computes
+            with no other weights, so that the nodes of the file can be counted.
         notices: what making the network had to say.
     """
 
@@ -53,6 +55,7 @@ class Network:
     epsilon: float | None = None
     blocks: tuple[str, ...] = ()
     fused: tuple[str, ...] = ()
+    counted: bool = True
     notices: tuple[str, ...] = ()
 
 
