@@ -7,6 +7,9 @@ import sys
 from importlib import import_module
 from typing import Any
 
+import reparam.isolation  # noqa: F401 - before anything that a file here may be named like
+
+# isort: split
 import click
 
 from reparam.errors import EXIT_UNUSABLE, ReparamError

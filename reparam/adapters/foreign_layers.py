@@ -131,7 +131,7 @@ def load_in_its_form(layer: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> 
 
     Raises:
         CheckpointError: a name, a shape or a dtype is not that of the Layer in either form; the
-            message speaks of the form that is nearer.
+            message speaks of the train-time form if the arrays have anything of it.
         NotFusibleError: a method raised.
     """
     found = {name: array.shape for name, array in arrays.items()}
@@ -139,7 +139,9 @@ def load_in_its_form(layer: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> 
     if plain.keys() != found.keys():
         kept = [path for path in block_paths(layer) if _fits(plain, found, path)]
         fitted = convert(layer, skip=kept).layer
-        if _distance(shapes_of(fitted), found) < _distance(plain, found):
+        needed = shapes_of(fitted)
+        branches = plain.keys() - needed.keys()
+        if needed.keys() == found.keys() or not branches & found.keys():
             layer = fitted
     load_arrays(layer, arrays)
     return layer
@@ -202,10 +204,6 @@ def _keys(shapes: Shapes, path: str) -> dict[str, tuple[int, ...]]:
 
 def _fits(needed: Shapes, found: Shapes, path: str) -> bool:
     return _keys(needed, path).keys() == _keys(found, path).keys()
-
-
-def _distance(needed: Shapes, found: Shapes) -> int:
-    return len(set(needed) ^ set(found))
 
 
 def _is_inside(path: str, outer: Sequence[str]) -> bool:
