@@ -194,7 +194,8 @@ def _with(network: Any, path: str, block: Any) -> Any:
 
 
 def _learned(block: Any) -> int:
-    return sum(int(parameter.size) for parameter in block.parameters())
+    statistics = ("_mean", "_variance")  # Paddle counts these among the parameters
+    return sum(int(t.size) for key, t in block.state_dict().items() if not key.endswith(statistics))
 
 
 def _keys(shapes: Shapes, path: str) -> dict[str, tuple[int, ...]]:

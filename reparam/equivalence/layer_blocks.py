@@ -28,6 +28,8 @@ WHY = (
     "evaluated with absolute values, both for each channel"
 )
 
+_ALONE = 4  # channels that are probed one by one
+
 NOT_REACHED = "the network does not run it in evaluation mode, so nothing can be compared"
 
 
@@ -67,8 +69,7 @@ def _compare(where: str, block: Any, other: Any, call: Call | None) -> BlockResu
         return _undecidable(where, "it takes no tensor of real numbers")
     try:
         wide, bounding = in_float64(block), absolute(block)
-        inputs = _accepted(wide, call)
-        truths = {name: run_block(wide, probe, "float64") for name, probe in inputs.items()}
+        inputs, truths = _accepted(wide, call)
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything
         return _undecidable(where, f"it does not run in float64: {first_line(error)}")
     if any(y.dtype != np.float64 for outputs in truths.values() for y in outputs):
@@ -99,16 +100,20 @@ def _run_converted(block: Any, probe: Call) -> list[Array] | str:
         return f"it does not run after the conversion: {first_line(error)}"
 
 
-def _accepted(block: Any, call: Call) -> dict[str, Call]:
-    """Return the probes, of the first size that the block takes."""
+def _accepted(block: Any, call: Call) -> tuple[dict[str, Call], dict[str, list[Array]]]:
+    """Return the probes, of the first size that the block takes, and its outputs."""
     for size in _sizes(block, call):
         inputs = dict(_probes(call, size))
         try:
-            run_block(block, inputs["normal"], "float64")
+            return inputs, _outputs(block, inputs)
         except Exception:  # noqa: BLE001, S112 - foreign code may raise anything
             continue
-        return inputs
-    return dict(_probes(call, None))
+    inputs = dict(_probes(call, None))
+    return inputs, _outputs(block, inputs)
+
+
+def _outputs(block: Any, inputs: dict[str, Call]) -> dict[str, list[Array]]:
+    return {name: run_block(block, probe, "float64") for name, probe in inputs.items()}
 
 
 def _sizes(block: Any, call: Call) -> list[tuple[int, ...]]:
@@ -140,6 +145,22 @@ def _probes(call: Call, size: tuple[int, ...] | None) -> Iterator[tuple[str, Cal
             for kind, array in zip(kinds, arrays, strict=True)
         ]
         yield name, call.with_arrays(chosen)
+    if size is not None:
+        yield "one channel alone", call.with_arrays([_one_channel(arrays[0].shape[1], size)])
+
+
+def _one_channel(channels: int, size: tuple[int, ...]) -> Array:
+    """Return impulses in the centre of one channel each, of both signs, as a batch.
+
+    In a sum over many channels the error of a weight is small beside what the others may be off
+    by; alone, and large beside the bias, it is not.
+    """
+    chosen = np.unique(np.linspace(0, channels - 1, _ALONE).astype(int))
+    x = np.zeros((2, len(chosen), channels, *size))
+    centre = tuple(n // 2 for n in size)
+    for position, channel in enumerate(chosen):
+        x[(0, position, channel, *centre)], x[(1, position, channel, *centre)] = 1e3, -1e3
+    return x.reshape(2 * len(chosen), channels, *size)
 
 
 def _absolute_call(call: Call) -> Call:
