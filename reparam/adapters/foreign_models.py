@@ -37,7 +37,9 @@ class ForeignModel:
             CheckpointError: a name, a shape or a dtype is not that of the Layer.
             NotFusibleError: a block that has to be converted to take the arrays cannot be.
         """
-        return load_in_its_form(build_foreign(self.spec, self.arguments), as_float32(arrays))
+        real = {key: array for key, array in arrays.items() if array.dtype.kind == "f"}
+        layer = build_foreign(self.spec, self.arguments)
+        return load_in_its_form(layer, {**arrays, **as_float32(real)})
 
     def channels_of(self, layer: Any) -> int:
         """Return the channels of the image that a Layer takes.

@@ -13,6 +13,7 @@ from reparam.errors import ConfigurationError
 _BASES = ("_BASE_", "_base_")
 _LARGEST_FILE = 1 << 20  # bytes; the largest configuration of PaddleDetection has some 20,000
 _MOST_FILES = 64
+_MOST_VALUES = 100_000  # with every alias written out: a few lines can stand for billions
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def _load(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
     try:
         # A subclass of SafeLoader: it makes plain values, and Opaque of what has a tag.
         values = yaml.load(text, Loader=_loader(yaml))  # noqa: S506
+        if _count(values, {}) > _MOST_VALUES:
+            raise ValueError(f"more than {_MOST_VALUES:,} values, with aliases written out")
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark else ""
@@ -95,6 +98,17 @@ def _load(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
             found=f"{type(values).__name__}; needed: names and values (YAML)",
         )
     return {str(key): value for key, value in values.items()}
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """Return how many values there are in ``value``, each as often as it is referred to."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _MOST_VALUES + 1  # for whoever meets it inside itself
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(value)]
 
 
 def _text(path: Path, including: tuple[Path, ...]) -> str:
@@ -115,5 +129,10 @@ def _loader(yaml: Any) -> Any:
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """SafeLoader that keeps only the name of an application's own tag."""
 
-    Loader.add_multi_constructor("!", lambda loader, tag, node: Opaque(tag))  # noqa: ARG005
+        def flatten_mapping(self, node: Any) -> None:
+            super().flatten_mapping(node)
+            if len(node.value) > _MOST_VALUES:
+                raise yaml.YAMLError(f"a mapping of more than {_MOST_VALUES:,} values")
+
+    Loader.add_multi_constructor("!", lambda loader, tag, node: Opaque(f"!{tag}"))  # noqa: ARG005
     return Loader

@@ -21,6 +21,7 @@ from reparam.equivalence.layer_verification import LayerTruth
 from reparam.equivalence.probes import DEFAULT_SIZES, Probing
 from reparam.equivalence.records import DIFFERENT, UNDECIDABLE, BlockResult, Stage
 from reparam.errors import NotEquivalentError, NotFusibleError, OutputError
+from reparam.exporter.networks import dtype_notices
 from reparam.files import check_output, sha256_of, whole_file
 from reparam.version import tool_version
 
@@ -116,7 +117,8 @@ def fuse_layers(
     truth = LayerTruth(checkpoint.arrays, model, sizes[0])
     layer, report = _converted(truth, Probing(sizes=sizes), skip)
     arrays = state_of(layer)
-    report = replace(report, carried=_carried(checkpoint, arrays))
+    notices = (*dtype_notices(checkpoint), *report.notices)
+    report = replace(report, carried=_carried(checkpoint, arrays), notices=notices)
     if strict:
         _need_all(source, report)
     if dry_run:

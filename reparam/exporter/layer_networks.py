@@ -11,7 +11,7 @@ from reparam.checkpoint import Checkpoint
 from reparam.checkpoint.fusing import need_finite
 from reparam.equivalence.layer_verification import LayerTruth
 from reparam.exporter.layer_fusing import convert_proved
-from reparam.exporter.networks import CLASSIFIER_SIZE, Network
+from reparam.exporter.networks import CLASSIFIER_SIZE, Network, dtype_notices
 
 
 def network_of_model(
@@ -39,14 +39,14 @@ def network_of_model(
     size = input_size or CLASSIFIER_SIZE
     truth = LayerTruth(checkpoint.arrays, model, size)
     layer, blocks = truth.layer.network, block_paths(truth.layer.network)
-    notices: list[str] = []
+    notices = dtype_notices(checkpoint)
     conversion, _, left = convert_proved(truth, skip)
     converted = [done.where for done in conversion.converted]
     fused = [path for path in blocks if path not in converted] if not fuse else blocks
     fused = [path for path in fused if path not in {one.where for one in left}]
     if fuse:
         layer = conversion.layer
-        notices = [f"left as it is: {one.where}: {one.reason}" for one in left]
+        notices += [f"left as it is: {one.where}: {one.reason}" for one in left]
     form = "deploy" if not converted else "mixed" if conversion.already else "train-time"
     return Network(
         name=model.spec,

@@ -87,7 +87,7 @@ def network_of(
     arrays = as_float32(checkpoint.arrays)
     need_finite(arrays)
     original = layer_of(arrays, overrides)
-    exported, notices = original, _dtype_notices(checkpoint)
+    exported, notices = original, dtype_notices(checkpoint)
     if fuse:
         exported, report = deploy_layer_of(arrays, overrides)
         notices += report.notices
@@ -111,7 +111,7 @@ def network_of(
     )
 
 
-def _dtype_notices(checkpoint: Checkpoint) -> list[str]:
+def dtype_notices(checkpoint: Checkpoint) -> list[str]:
     """Say where the float32 of the file is not the dtype of the checkpoint."""
     dtypes = {array.dtype.name for array in checkpoint.arrays.values()}
     said = {
