@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reparam.adapters.foreign_layers import Conversion, Converted, convert
+from reparam.adapters.foreign_layers import Conversion, Converted, block_paths, convert
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.paddle_models import state_of
 from reparam.checkpoint import Checkpoint, Left, load_checkpoint
@@ -20,7 +21,7 @@ from reparam.checkpoint.pipeline import deploy_path
 from reparam.equivalence.layer_verification import LayerTruth
 from reparam.equivalence.probes import DEFAULT_SIZES, Probing
 from reparam.equivalence.records import DIFFERENT, UNDECIDABLE, BlockResult, Stage
-from reparam.errors import NotEquivalentError, NotFusibleError, OutputError
+from reparam.errors import NotEquivalentError, NotFusibleError, OutputError, UnsupportedModelError
 from reparam.exporter.networks import dtype_notices
 from reparam.files import check_output, sha256_of, whole_file
 from reparam.version import tool_version
@@ -97,12 +98,12 @@ def fuse_layers(
     Args:
         output: ``x.deploy.pdparams`` beside ``x.pdparams`` by default; its ending is the format.
         input_size: (H, W) of an image that the network runs on; 96 x 96 if None.
-        skip: paths of blocks to leave as they are.
+        skip: blocks to leave as they are: paths, or patterns with ``*`` and ``?``.
 
     Raises:
         NotEquivalentError: a block, or the whole network, is another function after conversion.
         NotFusibleError: a method failed; or ``strict``, and nothing was converted, or not all.
-        UnsupportedModelError: the network cannot be built, or does not run.
+        UnsupportedModelError: the network cannot be built, or does not run; ``skip`` names nothing.
         CheckpointError: the checkpoint is unusable, or is not of that network.
         OutputError: the output cannot be written there.
     """
@@ -142,7 +143,7 @@ def convert_proved(
         NotEquivalentError: a block is another function after its conversion.
         NotFusibleError: a method failed.
     """
-    left = [Left(path, "--skip") for path in skip]
+    left = [Left(path, "--skip") for path in _skipped(truth.layer.network, skip)]
     while True:
         conversion = convert(truth.layer.network, [block.where for block in left])
         paths = [_path(done.where) for done in conversion.converted]
@@ -153,6 +154,17 @@ def convert_proved(
         if not unclear:
             return conversion, stage.blocks, tuple(left)
         left += [Left(_path(block.where), block.reason) for block in unclear]
+
+
+def _skipped(network: Any, patterns: Sequence[str]) -> list[str]:
+    paths = block_paths(network)
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            raise UnsupportedModelError(
+                f"--skip {pattern} names no block",
+                found=f"{len(paths)} that could be skipped: {', '.join(paths[:5])}",
+            )
+    return [path for path in paths if any(fnmatchcase(path, one) for one in patterns)]
 
 
 def _converted(truth: LayerTruth, probing: Probing, skip: Sequence[str]) -> tuple[Any, LayerReport]:

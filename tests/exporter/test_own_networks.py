@@ -90,6 +90,12 @@ class TestFuse:
         assert [proved.block.where for proved in report.fused] == ["stem", "body.1"]
         assert [(left.where, left.reason) for left in report.left] == [("body.0", "--skip")]
 
+    def test_skipping_by_pattern(self, source):
+        report = fuse_layers(source, own(), skip=["body.*"], dry_run=True).report
+        assert [left.where for left in report.left] == ["body.0", "body.1"]
+        with pytest.raises(UnsupportedModelError, match="--skip boddy names no block"):
+            fuse_layers(source, own(), skip=["boddy"], dry_run=True)
+
     def test_fusing_twice_is_fusing_once(self, source):
         first = fuse_layers(source, own())
         second = fuse_layers(first.output, own(), source.with_name("again.pdparams"))
