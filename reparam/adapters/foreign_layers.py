@@ -21,6 +21,8 @@ METHODS = ("convert_to_deploy", "re_parameterize")
 """Of PaddleDetection (and this package), and of PaddleClas' RepVGG; both change the Layer in
 place, take nothing and return nothing. A block that has both is converted by the first."""
 
+_COLOURS = 3
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -152,11 +154,15 @@ def shapes_of(layer: Any) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in layer.state_dict().items()}
 
 
-def input_channels(layer: Any) -> int | None:
-    """Return I of the first convolution of images in a Layer, None if it has none."""
+def input_channels(layer: Any) -> list[int]:
+    """Return what the image may have for channels, likeliest first: I of some convolution.
+
+    Layers are in the order in which they were made, which need not be that in which they run.
+    """
     kind = import_paddle().nn.Conv2D
     convs = (part for part in layer.sublayers(include_self=True) if isinstance(part, kind))
-    return next((int(conv._in_channels) for conv in convs), None)
+    found = list(dict.fromkeys(int(conv._in_channels) for conv in convs))
+    return sorted(found, key=lambda channels: channels != _COLOURS)
 
 
 def _convert_one(network: Any, path: str, block: Any) -> tuple[Any, Converted | None]:

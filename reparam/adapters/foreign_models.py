@@ -14,6 +14,8 @@ from reparam.adapters.foreign_running import Fed, feed
 from reparam.adapters.paddle_models import as_float32
 from reparam.errors import UnsupportedModelError
 
+_TRIED = 4  # numbers of channels, before giving up
+
 
 @dataclass(frozen=True)
 class ForeignModel:
@@ -22,7 +24,7 @@ class ForeignModel:
     Args:
         spec: ``package.module:factory``.
         arguments: keyword arguments of the factory.
-        input_channels: of the image; those of the first convolution where None.
+        input_channels: of the image; those of a convolution that takes it where None.
     """
 
     spec: str
@@ -41,25 +43,23 @@ class ForeignModel:
         layer = build_foreign(self.spec, self.arguments)
         return load_in_its_form(layer, {**arrays, **as_float32(real)})
 
-    def channels_of(self, layer: Any) -> int:
-        """Return the channels of the image that a Layer takes.
-
-        Raises:
-            UnsupportedModelError: nothing tells.
-        """
-        channels = self.input_channels or input_channels(layer)
-        if channels is None:
-            raise UnsupportedModelError(
-                f"what '{self.spec}' takes is not known",
-                found="no convolution of images (Conv2D) in it",
-                hint="--input-channels N, if it takes images",
-            )
-        return channels
-
     def fed(self, layer: Any, size: tuple[int, int]) -> Fed:
         """Return the Layer, ready to be run on images of ``size`` (H, W).
 
         Raises:
-            UnsupportedModelError: it does not run on them.
+            UnsupportedModelError: it does not run on them, or nothing tells their channels.
         """
-        return feed(layer, (1, self.channels_of(layer), *size))
+        likely = [self.input_channels] if self.input_channels else input_channels(layer)
+        problems: list[UnsupportedModelError] = []
+        for channels in likely[:_TRIED]:
+            try:
+                return feed(layer, (1, channels, *size))
+            except UnsupportedModelError as error:
+                problems.append(error)
+        if problems:
+            raise problems[0]
+        raise UnsupportedModelError(
+            f"what '{self.spec}' takes is not known",
+            found="no convolution of images (Conv2D) in it",
+            hint="--input-channels N, if it takes images",
+        )

@@ -24,11 +24,13 @@ class Fed:
 
     Args:
         network: the Layer.
+        channels: of the image.
         key: under which it wants the image in a dict; None if it takes the tensor itself.
     """
 
-    def __init__(self, network: Any, key: str | None = None) -> None:
+    def __init__(self, network: Any, channels: int, key: str | None = None) -> None:
         self.network = network
+        self.channels = channels
         self.key = key
 
     def __call__(self, x: Any) -> list[Any]:
@@ -47,6 +49,10 @@ class Fed:
                 found=first_line(error),
             ) from error
         return list(_tensors_in(found))
+
+    def around(self, network: Any) -> Fed:
+        """Return another Layer, to be run as this one is."""
+        return Fed(network, self.channels, self.key)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.network.state_dict())
@@ -89,7 +95,7 @@ def feed(network: Any, shape: tuple[int, ...]) -> Fed:
     network.eval()
     problems = []
     for key in (None, _IMAGE):
-        fed = Fed(network, key)
+        fed = Fed(network, shape[1], key)
         try:
             with paddle.no_grad():
                 outputs = fed(paddle.to_tensor(np.zeros(shape, np.float32)))
@@ -137,7 +143,7 @@ def calls_of(fed: Fed, paths: Sequence[str], x: Array) -> dict[str, Call]:
     """
     paddle = import_paddle()
     seen: dict[str, Call] = {}
-    watched = Fed(copy_of(fed.network), fed.key)
+    watched = fed.around(copy_of(fed.network))
     for path in paths:
         _watch(sublayer(watched.network, path), path, seen)
     watched.eval()

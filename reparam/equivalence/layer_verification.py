@@ -46,7 +46,7 @@ class LayerTruth:
         self.size = size
         self.layer: Fed = model.fed(model.layer_of(arrays), size)
         self.wide = in_float64(self.layer)
-        self.channels = model.channels_of(self.layer.network)
+        self.channels = self.layer.channels
 
     @property
     def image(self) -> np.ndarray[Any, Any]:
@@ -55,7 +55,7 @@ class LayerTruth:
 
     def compare_network(self, layer: Any, probing: Probing) -> Stage:
         """Run the Layer ``layer``, float32, against this network."""
-        fed = Fed(layer, self.layer.key)
+        fed = self.layer.around(layer)
         sizes = [self.size, *(s for s in probing.sizes[1:] if self._runs_on(s, probing))]
         inputs = network_probes(self.channels, sizes, probing.own_input)
         return networks.compare_run("network", self, lambda x: run_layer(fed, x), inputs)
@@ -127,13 +127,19 @@ def _checkpoint_stages(
     before, after = shapes_of(truth.layer.network), shapes_of(other)
     paths = [path for path in block_paths(other) if _keys_of(before, path) != _keys_of(after, path)]
     stages = [_compare_carried(ours, theirs, paths)]
-    if paths:
-        if len(before) >= len(after):
-            stages.append(truth.compare_blocks(other, paths))
-        else:  # the deploy form was named first
-            swapped = LayerTruth(theirs, truth.model, truth.size)
-            stages.append(swapped.compare_blocks(truth.layer.network, paths))
+    forward, backward = _directions(truth.layer.network, paths)
+    if forward:
+        stages.append(truth.compare_blocks(other, forward))
+    if backward:  # the deploy form was named first
+        swapped = LayerTruth(theirs, truth.model, truth.size)
+        stages.append(swapped.compare_blocks(truth.layer.network, backward))
     return [*stages, *_network(truth, other, probing, stages)]
+
+
+def _directions(network: Any, paths: list[str]) -> tuple[list[str], list[str]]:
+    """Part blocks in those that ``network`` has with branches, and those that it has without."""
+    done = {block.where.replace("(root)", "") for block in convert(network).converted}
+    return [p for p in paths if p in done], [p for p in paths if p not in done]
 
 
 def _network(truth: LayerTruth, layer: Any, probing: Probing, before: list[Stage]) -> list[Stage]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from reparam.adapters.foreign_layers import block_paths, convert
 from reparam.adapters.foreign_models import ForeignModel
-from reparam.adapters.foreign_running import Fed
 from reparam.checkpoint import Checkpoint
 from reparam.checkpoint.fusing import need_finite
 from reparam.equivalence.layer_verification import LayerTruth
@@ -51,7 +50,7 @@ def network_of_model(
     return Network(
         name=model.spec,
         original=truth.layer,
-        exported=Fed(layer, truth.layer.key).traceable(),
+        exported=truth.layer.around(layer).traceable(),
         input_name=truth.layer.input_name,
         channels=truth.channels,
         default_size=size,

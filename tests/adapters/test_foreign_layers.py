@@ -14,6 +14,7 @@ from reparam.adapters.foreign_layers import (
     shapes_of,
     sublayer,
 )
+from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.foreign_running import Call, calls_of, feed, run_block
 from reparam.adapters.paddle_models import import_paddle, state_of
 from reparam.errors import CheckpointError, NotFusibleError, UnsupportedModelError
@@ -73,6 +74,7 @@ class TestConvert:
 
         found = convert(randomised(import_paddle().nn.Sequential(Outer())))
         assert [done.where for done in found.converted] == ["0"]
+        assert found.already == ()  # the inner one was not called again
         assert not any("wide" in key for key in shapes_of(found.layer))
 
     def test_an_outer_block_that_leaves_the_inner_ones(self):
@@ -208,10 +210,25 @@ class TestFeed:
         with pytest.raises(UnsupportedModelError, match="it returned no tensor"):
             feed(Silent(3, 4, 3, 1, 1), X.shape)
 
-    def test_channels_are_those_of_the_first_convolution(self):
-        assert input_channels(build()) == 3
-        assert input_channels(import_paddle().nn.Linear(3, 3)) is None
-        assert input_channels(import_paddle().nn.Conv2D(6, 3, 1, groups=3)) == 6
+    def test_channels_are_those_of_a_convolution(self):
+        nn = import_paddle().nn
+        assert input_channels(build(width=16)) == [3, 16]
+        assert input_channels(nn.Linear(3, 3)) == []
+        assert input_channels(nn.Conv2D(6, 3, 1, groups=3)) == [6]
+        assert input_channels(nn.Sequential(nn.Conv2D(8, 3, 1), nn.Conv2D(3, 8, 1))) == [3, 8]
+
+    def test_channels_are_tried(self):
+        class Late(import_paddle().nn.Layer):  # made first, run last
+            def __init__(self):
+                super().__init__()
+                self.second, self.first = Branch(7, 2, 1, 1, 1), Branch(5, 7, 3, 1, 1)
+
+            def forward(self, x):
+                return self.second(self.first(x))
+
+        assert ForeignModel("unused:unused").fed(Late(), (8, 8)).channels == 5
+        with pytest.raises(UnsupportedModelError, match="does not run"):
+            ForeignModel("unused:unused", {}, input_channels=7).fed(Late(), (8, 8))
 
     def test_how_blocks_are_called(self):
         class Pair(Branch):

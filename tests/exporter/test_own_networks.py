@@ -177,6 +177,17 @@ class TestVerify:
             assert len(result.stages[-2].blocks) == 3
             assert result.architecture == SPEC
 
+    def test_methods_that_keep_the_branches(self, source):
+        """The state dict grows by the conversion, as that of PaddleClas' RepVGG does."""
+        model = ForeignModel("tests.exporter.test_own_networks:keeping", {})
+        result = fuse_layers(source, model)
+        assert len(load_checkpoint(result.output).arrays) > len(weights())
+        assert "keep the arrays of their branches" in result.report.notices[0]
+        for first, second in ((source, result.output), (result.output, source)):
+            found = verify(first, second, Probing(model=model))
+            assert found.verdict == "equivalent"
+            assert len(found.stages[1].blocks) == 3
+
     @pytest.mark.parametrize(
         ("key", "stage"), [("stem.one.weight", "blocks"), ("norm.bias", "other arrays")]
     )
@@ -218,6 +229,22 @@ class TestVerify:
         assert verify(other, report.output, Probing(model=own(as_dict=True))).verdict == "different"
         with pytest.raises(CheckpointError, match="without running the network"):
             verify(path, report.output, Probing(model=own(as_dict=True), network=False))
+
+
+def keeping():
+    """Build a network whose blocks keep their branches beside the one convolution."""
+    from tests.own_network import Block, build
+
+    class Keeping(Block):
+        def convert_to_deploy(self):
+            wide, narrow, alpha, identity = self.wide, self.narrow, self.alpha, self.identity
+            super().convert_to_deploy()
+            self.wide, self.narrow, self.alpha, self.identity = wide, narrow, alpha, identity
+
+    network = build()
+    for block in (network.stem, *network.body):
+        block.__class__ = Keeping
+    return network
 
 
 def even():
