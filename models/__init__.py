@@ -23,6 +23,7 @@ _LATE = {
     "RepVGGBlock": "repvgg",
     "RepVggBlock": "layers",
     "ReparamBlock": "blocks",
+    "SqueezeExcite": "repvgg",
     "convert_to_deploy": "blocks",
     "fold_batch_norms": "layers",
 }
@@ -39,6 +40,7 @@ __all__ = [
     "RepVGGBlock",
     "RepVggBlock",
     "ReparamBlock",
+    "SqueezeExcite",
     "convert_to_deploy",
     "create_model",
     "fold_batch_norms",

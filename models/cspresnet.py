@@ -14,9 +14,9 @@ from reparam.errors import ReparamError, UnsupportedModelError
 from reparam.models.cspresnet_layout import (
     CHANNELS,
     LAYERS,
-    RETURN_IDX,
     VARIANTS,
     Structure,
+    returned,
     scaled,
 )
 from reparam.models.layers import Activation, BasicBlock, ConvBNLayer, EffectiveSELayer, activation
@@ -80,7 +80,8 @@ class CSPResNet(Layer):
         layers: blocks of each stage, before ``depth_mult``.
         channels: of the stem, then of each stage, before ``width_mult``.
         act: name of the activation.
-        return_idx: stages whose outputs are returned.
+        return_idx: stages whose outputs are returned; if None those of PP-YOLOE, 1 to 3, that
+            there are, else the last.
         use_large_stem: three convolutions in the stem, not two.
         use_alpha: learn a factor for the 1x1 branch of each block.
         trt: write swish as x * sigmoid(x).
@@ -99,7 +100,7 @@ class CSPResNet(Layer):
         layers: Sequence[int] = LAYERS,
         channels: Sequence[int] = CHANNELS,
         act: Activation = "swish",
-        return_idx: Sequence[int] = RETURN_IDX,
+        return_idx: Sequence[int] | None = None,
         use_large_stem: bool = False,
         width_mult: float = 1.0,
         depth_mult: float = 1.0,
@@ -120,7 +121,9 @@ class CSPResNet(Layer):
             in_channels=in_channels,
         )
         self.structure.check()
-        self.return_idx = _checked(return_idx, len(self.structure.layers))
+        stages = len(self.structure.layers)
+        chosen = returned(stages) if return_idx is None else return_idx
+        self.return_idx = _checked(chosen, stages)
         function = activation(act, trt)
         self.stem = _stem(self.structure, function, epsilon)
         self.stages = nn.Sequential(*_stages(self.structure, function, deploy, epsilon))

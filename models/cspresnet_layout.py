@@ -6,9 +6,7 @@ Sources: Xu et al. 2022, PP-YOLOE (arXiv 2203.16250), section 2.2; Wang et al. 2
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,11 +18,6 @@ from reparam.models.layout import (
     ConvBN,
     Layout,
     Plain,
-    Shape,
-    axis,
-    majority,
-    outputs,
-    run_length,
 )
 
 LAYERS = (3, 6, 6, 3)
@@ -39,18 +32,15 @@ VARIANTS: dict[str, dict[str, float]] = {
     "cspresnet_x": {"width_mult": 1.25, "depth_mult": 1.33},
 }
 
-_INDEX = r"(0|[1-9][0-9]{0,2})"
-_BLOCK_KEY = re.compile(rf"stages\.{_INDEX}\.blocks\.{_INDEX}\.conv[12]\.")
-_STAGE_KEY = re.compile(rf"stages\.{_INDEX}\.(?:conv_down|conv1|conv2|conv3|attn)\.")
-# Fewer keys than these are a stray, not a block or a stage: the least a whole one holds, with
-# every BatchNorm folded, is 4 and 10.
-_LEAST_BLOCK_KEYS = 3
-_LEAST_STAGE_KEYS = 5
-
 
 def scaled(values: Sequence[int], multiplier: float) -> tuple[int, ...]:
     """Return ``values`` times ``multiplier``, rounded, none under 1."""
     return tuple(max(round(value * multiplier), 1) for value in values)
+
+
+def returned(stages: int) -> list[int]:
+    """Return the stages whose outputs are returned by default: those of PP-YOLOE, or the last."""
+    return [index for index in RETURN_IDX if index < stages] or [stages - 1]
 
 
 @dataclass(frozen=True)
@@ -86,6 +76,12 @@ class Structure:
                     why="their mean is split in two equal halves",
                     hint="choose 'channels' or 'width_mult' so that each mean is even",
                 )
+
+    @property
+    def assumed(self) -> dict[str, Any]:
+        """Settings that a checkpoint does not tell, with the values used."""
+        indices = returned(len(self.layers))
+        return {"act": "swish", "return_idx": indices, "trt": False, "epsilon": EPSILON}
 
     @property
     def middles(self) -> tuple[int, ...]:
@@ -126,7 +122,7 @@ def _stage(structure: Structure, stage: int) -> list[Plain | ConvBN | Block]:
     for index in range(structure.layers[stage]):
         where = f"{prefix}.blocks.{index}"
         parts.append(ConvBN(f"{where}.conv1", (half, half, 3, 3)))
-        parts.append(_rep_vgg_block(f"{where}.conv2", half, structure.use_alpha))
+        parts.append(rep_vgg_block(f"{where}.conv2", half, structure.use_alpha))
     parts.append(
         Plain({f"{prefix}.attn.fc.weight": (mid, mid, 1, 1), f"{prefix}.attn.fc.bias": (mid,)})
     )
@@ -134,7 +130,8 @@ def _stage(structure: Structure, stage: int) -> list[Plain | ConvBN | Block]:
     return parts
 
 
-def _rep_vgg_block(prefix: str, channels: int, alpha: bool) -> Block:
+def rep_vgg_block(prefix: str, channels: int, alpha: bool) -> Block:
+    """Return the two forms of a RepVggBlock."""
     weight = (channels, channels, 3, 3)
     return Block(
         prefix,
@@ -145,62 +142,6 @@ def _rep_vgg_block(prefix: str, channels: int, alpha: bool) -> Block:
         others={f"{prefix}.alpha": (1,)} if alpha else {},
         deploy={f"{prefix}.conv.weight": weight, f"{prefix}.conv.bias": (channels,)},
     )
-
-
-def infer(found: Mapping[str, Shape]) -> Structure | None:
-    """Return the structure that ``found`` is nearest to, None where it has no stages."""
-    stage_keys: Counter[int] = Counter()
-    block_keys: dict[int, Counter[int]] = defaultdict(Counter)
-    for name in found:
-        if match := _BLOCK_KEY.match(name):
-            block_keys[int(match[1])][int(match[2])] += 1
-        elif match := _STAGE_KEY.match(name):
-            stage_keys[int(match[1])] += 1
-    stages = run_length(stage_keys, _LEAST_STAGE_KEYS)
-    if not stages:
-        return None
-    layers = tuple(
-        max(run_length(block_keys[stage], _LEAST_BLOCK_KEYS), 1) for stage in range(stages)
-    )
-    large_stem = sum(name.startswith("stem.conv3.") for name in found) > 1
-    channels = _channels(found, stages, "stem.conv3" if large_stem else "stem.conv2")
-    return Structure(
-        layers=layers,
-        channels=channels,
-        use_large_stem=large_stem,
-        use_alpha=_has_alpha(found, layers),
-        num_classes=_classes(found, channels[-1]),
-        in_channels=majority([axis(found, "stem.conv1.conv.weight", 1, 4)], default=3),
-    )
-
-
-def _channels(found: Mapping[str, Shape], stages: int, stem: str) -> tuple[int, ...]:
-    ends = [stem, *(f"stages.{stage}.conv3" for stage in range(stages))]
-    readers = [f"stages.{stage}.conv_down.conv.weight" for stage in range(stages)]
-    channels = [
-        majority([*outputs(found, end), axis(found, reader, 1, 4)], default=1)
-        for end, reader in zip(ends, readers, strict=False)
-    ]
-    last = [*outputs(found, ends[-1]), axis(found, "head.weight", 0, 2)]
-    return (*channels, majority(last, default=1))
-
-
-def _has_alpha(found: Mapping[str, Shape], layers: tuple[int, ...]) -> bool:
-    """Whether at least half of the blocks in train-time form hold an alpha."""
-    prefixes = [f"stages.{s}.blocks.{b}.conv2" for s, n in enumerate(layers) for b in range(n)]
-    blocks = [_rep_vgg_block(prefix, 1, alpha=True) for prefix in prefixes]
-    branched = [block.prefix for block in blocks if block.form_in(found) == "train-time"]
-    return 0 < len(branched) <= 2 * sum(f"{prefix}.alpha" in found for prefix in branched)
-
-
-def _classes(found: Mapping[str, Shape], channels: int) -> int | None:
-    """Return the classes of the head; its weight is believed first where it fits the network."""
-    if "head.weight" not in found and "head.bias" not in found:
-        return None
-    fits = axis(found, "head.weight", 0, 2) == channels
-    weight = axis(found, "head.weight", 1, 2)
-    bias = axis(found, "head.bias", 0, 1)
-    return majority([weight, bias] if fits else [bias, weight], default=1)
 
 
 def settings_of(structure: Structure) -> tuple[str, dict[str, Any]]:
@@ -217,12 +158,4 @@ def settings_of(structure: Structure) -> tuple[str, dict[str, Any]]:
         if (channels, layers) == (structure.channels, structure.layers):
             return name, {**variant, **rest}
     lists = {"layers": list(structure.layers), "channels": list(structure.channels)}
-    stages = len(structure.layers)
-    if stages <= max(RETURN_IDX):
-        rest["return_idx"] = [i for i in RETURN_IDX if i < stages] or [stages - 1]
     return "cspresnet", {**lists, **rest}
-
-
-def assumed() -> dict[str, Any]:
-    """Return the settings that a checkpoint does not tell, with the values used."""
-    return {"act": "swish", "return_idx": list(RETURN_IDX), "epsilon": EPSILON}

@@ -5,7 +5,6 @@ Axis letters: O output channels, I input channels, G groups, KH and KW the kerne
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -87,6 +86,7 @@ class Account:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     mismatched: tuple[tuple[str, Shape, Shape], ...]
+    beside: tuple[str, ...]
     agreement: float  # keys of the right shape / all keys, found or needed
 
 
@@ -140,6 +140,7 @@ class Layout:
             missing=missing,
             unexpected=unexpected,
             mismatched=mismatched,
+            beside=tuple(name for name in found if name in leftovers),
             agreement=right / (len(needed) + len(unexpected)),
         )
 
@@ -161,41 +162,3 @@ class Layout:
 def _overall(forms: Iterable[str]) -> str:
     distinct = set(forms)
     return distinct.pop() if len(distinct) == 1 else "mixed"
-
-
-def axis(found: Mapping[str, Shape], name: str, index: int, rank: int) -> int | None:
-    """Return one axis of ``name``, None where it is not there or not of that rank."""
-    shape = found.get(name)
-    if shape is None or len(shape) != rank or shape[index] < 1:
-        return None
-    return shape[index]
-
-
-def majority(votes: Iterable[int | None], default: int) -> int:
-    """Return what most of ``votes`` say; of equals the default or else the earliest.
-
-    A width is stored many times over, so that one wrong key does not decide it.
-    """
-    cast = Counter(vote for vote in votes if vote is not None)
-    most = max(cast.values(), default=0)
-    if cast[default] == most:
-        return default
-    return next(vote for vote, count in cast.items() if count == most)
-
-
-def outputs(found: Mapping[str, Shape], prefix: str) -> list[int | None]:
-    """Return what the keys of a ConvBN say of its output channels."""
-    norm = [axis(found, f"{prefix}.bn.{key}", 0, 1) for key in BATCH_NORM_KEYS]
-    return [
-        axis(found, f"{prefix}.conv.weight", 0, 4),
-        axis(found, f"{prefix}.conv.bias", 0, 1),
-        *norm,
-    ]
-
-
-def run_length(counts: Mapping[int, int], least: int) -> int:
-    """Return how many indices from 0 on, without a gap, have a count of at least ``least``."""
-    length = 0
-    while counts.get(length, 0) >= least:
-        length += 1
-    return length

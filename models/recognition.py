@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reparam.models import cspresnet_layout, repvgg_layout
+from reparam.models import cspresnet_inference, cspresnet_layout, repvgg_inference, repvgg_layout
 from reparam.models.layout import Account, Shape
 
 # A checkpoint is of a family when this share of all keys, found or needed, is right. One defect
 # in the smallest network leaves 10 of 12; a RepVGG in torch's spelling agrees on 3 keys of 8.
 _LEAST_AGREEMENT = 0.75
 
-_FAMILIES = (cspresnet_layout, repvgg_layout)
+_FAMILIES: tuple[tuple[Any, Any], ...] = (
+    (cspresnet_inference, cspresnet_layout),
+    (repvgg_inference, repvgg_layout),
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Recognised:
 
     ``create_model(name, **settings)`` builds the Layer, in train-time form. Bringing the blocks
     in ``deployed`` to deploy form and folding the layers in ``folded`` gives it the keys of the
-    checkpoint, but for those listed in ``missing``, ``unexpected`` and ``mismatched``.
+    checkpoint, but for those listed in ``missing``, ``unexpected``, ``mismatched`` and ``beside``.
 
     Attributes:
         name: the registered variant, else the family.
@@ -35,6 +38,7 @@ class Recognised:
         mismatched: (name, shape found, shape needed).
         deployed: prefixes of the blocks that are in deploy form.
         folded: prefixes of the ConvBNLayers whose BatchNorm is folded.
+        beside: keys of deploy weights that stand beside the branches, which decide.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Recognised:
     mismatched: tuple[tuple[str, Shape, Shape], ...] = ()
     deployed: tuple[str, ...] = ()
     folded: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def recognise(shapes: Mapping[str, Shape]) -> Recognised | None:
@@ -55,22 +60,21 @@ def recognise(shapes: Mapping[str, Shape]) -> Recognised | None:
     A few keys may be missing, misshapen or too many: they are reported, not guessed away. Keys
     under a prefix (``backbone.``, ``module.``) belong to a larger model and are not recognised.
     """
-    for family in _FAMILIES:
-        structure = family.infer(shapes)
+    for inference, family in _FAMILIES:
+        structure = inference.infer(shapes)
         if structure is None:
             continue
         account: Account = family.layout(structure).account(shapes)
         if account.agreement < _LEAST_AGREEMENT:
             continue
         name, settings = family.settings_of(structure)
-        return _recognised(name, settings, family.assumed(), account)
+        return _recognised(name, settings, structure.assumed, account)
     return None
 
 
 def _recognised(
     name: str, settings: dict[str, Any], assumed: dict[str, Any], account: Account
 ) -> Recognised:
-    assumed = {key: settings.get(key, value) for key, value in assumed.items()}
     if account.form == "deploy" and "use_alpha" in settings:
         # A fused kernel keeps no trace of alpha.
         settings = {key: value for key, value in settings.items() if key != "use_alpha"}
@@ -86,4 +90,5 @@ def _recognised(
         mismatched=account.mismatched,
         deployed=account.deployed,
         folded=account.folded,
+        beside=account.beside,
     )

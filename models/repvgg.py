@@ -1,6 +1,7 @@
 """RepVGG in train-time form.
 
-Source: Ding et al. 2021, RepVGG (arXiv 2101.03697). State dicts have the keys of PaddleClas 2.6.
+Source: Ding et al. 2021, RepVGG (arXiv 2101.03697); squeeze-excite: Hu et al. 2018, SENet (arXiv
+1709.01507). State dicts have the keys of PaddleClas 2.6.
 """
 
 from __future__ import annotations
@@ -14,19 +15,40 @@ from reparam.models.layers import ConvBNLayer
 from reparam.models.layout import EPSILON
 from reparam.models.paddle_api import Layer, paddle
 from reparam.models.registry import register
-from reparam.models.repvgg_layout import VARIANTS, Structure
+from reparam.models.repvgg_layout import SQUEEZE, VARIANTS, Structure
 
 nn = paddle.nn
 F = paddle.nn.functional
 
 
+class SqueezeExcite(Layer):
+    """Channel attention: the input times a gate computed from its mean over H and W.
+
+    PaddleClas pools a window as wide as the image, which on a square image is the same mean.
+
+    Source: arXiv 1709.01507, section 3.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2D(channels, channels // SQUEEZE, 1)
+        self.up = nn.Conv2D(channels // SQUEEZE, channels, 1)
+
+    def forward(self, x: Any) -> Any:
+        squeezed = F.relu(self.down(x.mean((2, 3), keepdim=True)))
+        return x * F.sigmoid(self.up(squeezed))
+
+
 class RepVGGBlock(ReparamBlock):
     """A 3x3 and a 1x1 convolution and the identity, each with BatchNorm, added, then ReLU.
 
-        train-time:  x -+- rbr_dense 3x3 - bn -+- sum - ReLU - y
+        train-time:  x -+- rbr_dense 3x3 - bn -+- sum - (se) - ReLU - y
                         +- rbr_1x1 ------- bn -+
                         +- rbr_identity: bn ---+   (stride 1 and as many channels out as in)
-        deploy:      x --- rbr_reparam 3x3 ------------- ReLU - y
+        deploy:      x --- rbr_reparam 3x3 ------------ (se) - ReLU - y
+
+    Args:
+        use_se: squeeze-excite between the sum and the ReLU, in both forms.
 
     Source: arXiv 2101.03697, section 3.2 and figure 4.
     """
@@ -41,10 +63,12 @@ class RepVGGBlock(ReparamBlock):
         *,
         stride: int = 1,
         groups: int = 1,
+        use_se: bool = False,
         deploy: bool = False,
         epsilon: float = EPSILON,
     ) -> None:
         super().__init__()
+        self.se = SqueezeExcite(out_channels) if use_se else None
         geometry: dict[str, Any] = {"stride": stride, "groups": groups}
         if deploy:
             self.rbr_reparam = nn.Conv2D(in_channels, out_channels, 3, padding=1, **geometry)
@@ -58,12 +82,14 @@ class RepVGGBlock(ReparamBlock):
         self.rbr_1x1 = ConvBNLayer(in_channels, out_channels, 1, epsilon=epsilon, **geometry)
 
     def forward(self, x: Any) -> Any:
+        y = self._sum(x)
+        return F.relu(y if self.se is None else self.se(y))
+
+    def _sum(self, x: Any) -> Any:
         if self.deployed:
-            return F.relu(self.rbr_reparam(x))
+            return self.rbr_reparam(x)
         y = self.rbr_dense(x) + self.rbr_1x1(x)
-        if self.rbr_identity is not None:
-            y = y + self.rbr_identity(x)
-        return F.relu(y)
+        return y if self.rbr_identity is None else y + self.rbr_identity(x)
 
     def branches(self) -> Block:
         branches = {"rbr_dense": self.rbr_dense.as_block(), "rbr_1x1": self.rbr_1x1.as_block()}
@@ -80,6 +106,7 @@ class RepVGG(Layer):
         num_blocks: blocks of each of the four stages after the first block.
         width_multiplier: of 64, 128, 256 and 512 channels, one for each stage.
         override_groups_map: groups of a layer where not 1, by its index; the first block is 0.
+        use_se: squeeze-excite in every block.
         deploy: build the deploy form, every block as one convolution.
         epsilon: of every BatchNorm.
 
@@ -96,12 +123,13 @@ class RepVGG(Layer):
         override_groups_map: Mapping[int, int] | None = None,
         class_num: int = 1000,
         in_channels: int = 3,
+        use_se: bool = False,
         deploy: bool = False,
         epsilon: float = EPSILON,
     ) -> None:
         super().__init__()
         self.structure = Structure.of(
-            num_blocks, width_multiplier, override_groups_map, class_num, in_channels
+            num_blocks, width_multiplier, override_groups_map, class_num, in_channels, use_se
         )
         first, *rest = [
             RepVGGBlock(
@@ -109,6 +137,7 @@ class RepVGG(Layer):
                 shape.channels,
                 stride=shape.stride,
                 groups=shape.groups,
+                use_se=use_se,
                 deploy=deploy,
                 epsilon=epsilon,
             )

@@ -4,32 +4,158 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from reparam.drafts import Draft, clear_stale, hidden_folder, hidden_name, locked, signals_held
 from reparam.errors import OutputError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has one slash of the two
 
 
 def check_output(path: Path, force: bool = False) -> None:
     """Refuse early what could not be written at the end.
 
     Raises:
-        OutputError: the folder does not exist, the path is a folder, or a file is there already
-            and ``force`` is not set.
+        OutputError: the folder does not exist or cannot be written to, the path is a folder, a
+            device or a URL, or a file is there already and ``force`` is not set.
     """
-    if path.is_dir():
+    _real(path, force)
+
+
+def is_url(path: Path) -> bool:
+    """Whether a path that was given is a URL, which is not looked up: there is no network."""
+    return _URL.match(str(path)) is not None
+
+
+@contextmanager
+def whole_file(path: Path, force: bool = False) -> Iterator[Path]:
+    """Yield a path to write to; what was written becomes ``path`` when the block ends well.
+
+    Whatever ends the block otherwise, Ctrl-C included, leaves nothing, and a file that was there
+    as it was. The path to write to may be of a file without a name: open it, do not rename it.
+
+    Raises:
+        OutputError: as :func:`check_output`, or the disk refuses the write.
+    """
+    with whole_group(path, force=force) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def whole_group(*paths: Path, force: bool = False) -> Iterator[tuple[Path, ...]]:
+    """Yield a path to write to for each of ``paths``; all appear together, or none.
+
+    Each may be about those before it: if the machine stops in between, the first may stand
+    without the others, but never beside those of another run.
+
+    Raises:
+        OutputError: as :func:`whole_file`.
+    """
+    targets = [_real(path, force) for path in paths]
+    drafts: list[Draft] = []
+    with _told(paths[0], drafts):
+        try:
+            for target in targets:
+                with locked(target.parent):
+                    clear_stale(target.parent)
+                drafts.append(Draft.empty(target.parent))
+            yield tuple(draft.path for draft in drafts)
+            _commit(drafts, targets, force)
+        finally:
+            for draft in drafts:
+                draft.discard()
+
+
+@contextmanager
+def whole_files(paths: Sequence[Path], force: bool = False) -> Iterator[list[Path]]:
+    """As :func:`whole_group`, for writers that need the names of the files to be right.
+
+    The paths that are yielded have the same names, in hidden folders beside the files, so that
+    files may refer to each other by name. A file that the block does not write is left out. A
+    killed process leaves such a folder; the next output there clears it away.
+
+    Raises:
+        OutputError: as :func:`whole_file`.
+    """
+    targets = [_real(path, force) for path in paths]
+    drafts: list[Draft] = []
+    with _told(paths[0], drafts), ExitStack() as stack:
+        folders: dict[Path, Path] = {}
+        for path, target in zip(paths, targets, strict=True):
+            parent = target.parent
+            if parent not in folders:
+                with locked(parent):
+                    clear_stale(parent)
+                    folders[parent] = stack.enter_context(hidden_folder(parent))
+            drafts.append(Draft(parent, -1, folders[parent] / path.name))
+        yield [draft.path for draft in drafts]
+        written = [pair for pair in zip(drafts, targets, strict=True) if pair[0].path.exists()]
+        _commit([draft for draft, _ in written], [target for _, target in written], force)
+
+
+@contextmanager
+def _told(path: Path, drafts: Sequence[Draft]) -> Iterator[None]:
+    """Turn what the system refuses into an error about ``path``."""
+    try:
+        yield
+    except FileExistsError as error:
         raise OutputError(
-            f"cannot write '{path}'", found="a folder of that name", hint="name a file"
-        )
-    if not path.parent.is_dir():
+            f"'{path}' appeared while it was being made",
+            why="nothing is overwritten without being asked",
+            hint="--force replaces it",
+        ) from error
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}'", found=error.strerror or str(error)) from error
+    except OutputError as error:  # of a writer that knows only the path it was given
+        if any(str(draft.path) in error.what for draft in drafts):
+            raise error.located(f"cannot write '{path}'") from error
+        raise
+
+
+def _real(path: Path, force: bool) -> Path:
+    """Return where the file really goes: a link is kept, and what it points to is written."""
+    what = f"cannot write '{path}'"
+    if is_url(path):
+        raise OutputError(what, found="a URL", why="reparam never uses the network")
+    try:
+        real = Path(os.path.realpath(path))
+        found = real.lstat().st_mode if os.path.lexists(real) else None
+        folder = real.parent.is_dir()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise OutputError(what, found=error.strerror or str(error)) from error
+    except ValueError as error:  # a NUL in the name
+        raise OutputError(what, found=str(error)) from error
+    if found is not None:
+        _check_existing(path, found, force)
+    if not folder:
         raise OutputError(
-            f"cannot write '{path}'",
+            what,
             found=f"no folder '{path.parent}'",
             hint="create the folder, or write elsewhere with -o",
         )
-    if path.exists() and not force:
+    if not os.access(real.parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            what,
+            found=f"the folder '{path.parent}' is read-only for you",
+            hint="write elsewhere with -o",
+        )
+    return real
+
+
+def _check_existing(path: Path, mode: int, force: bool) -> None:
+    if stat.S_ISDIR(mode):
+        raise OutputError(
+            f"cannot write '{path}'", found="a folder of that name", hint="name a file"
+        )
+    if stat.S_ISLNK(mode):
+        raise OutputError(f"cannot write '{path}'", found="a link that leads nowhere but to itself")
+    if not stat.S_ISREG(mode):
+        raise OutputError(f"cannot write '{path}'", found="a device or a pipe; needed: a file")
+    if not force:
         raise OutputError(
             f"'{path}' exists already",
             why="nothing is overwritten without being asked",
@@ -37,47 +163,57 @@ def check_output(path: Path, force: bool = False) -> None:
         )
 
 
-@contextmanager
-def whole_file(path: Path, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it onto ``path`` when the block ends well.
-
-    Whatever ends the block otherwise, Ctrl-C included, leaves neither the file nor the temporary.
-
-    Raises:
-        OutputError: as :func:`check_output`, or the disk refuses the write.
-    """
-    check_output(path, force)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write in '{path.parent}'", found=error.strerror or "") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _put_in_place(temporary, path, force)
-    except OSError as error:
-        raise OutputError(f"cannot write '{path}'", found=error.strerror or str(error)) from error
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-
-
-def _put_in_place(temporary: Path, path: Path, force: bool) -> None:
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
-    with temporary.open("rb+") as stream:
-        os.fsync(stream.fileno())
+def _commit(drafts: Sequence[Draft], targets: Sequence[Path], force: bool) -> None:
     if force:
-        temporary.replace(path)
-        return
+        for draft, target in zip(drafts, targets, strict=True):
+            _prepare_to_replace(draft, target)
+    with signals_held(), ExitStack() as locks:
+        for folder in sorted({target.parent for target in targets}):
+            locks.enter_context(locked(folder))
+        if force:
+            _replace(drafts, targets)
+        else:
+            _place(drafts, targets)
+
+
+def _prepare_to_replace(draft: Draft, target: Path) -> None:
+    """Make sure that what is replaced is not lost to a power cut, nor opened to others."""
+    with suppress(FileNotFoundError):
+        mode = stat.S_IMODE(target.stat().st_mode)
+        draft.path.chmod(mode)
+        with draft.path.open("rb+") as stream:
+            os.fsync(stream.fileno())
+
+
+def _place(drafts: Sequence[Draft], targets: Sequence[Path]) -> None:
+    placed: list[Path] = []
     try:
-        os.link(temporary, path)  # unlike a rename, this never replaces what came there meanwhile
-    except FileExistsError as error:
-        raise OutputError(f"'{path}' appeared while it was being made", hint="--force") from error
-    except OSError:  # a file system without hard links
-        temporary.replace(path)
+        for draft, target in zip(drafts, targets, strict=True):
+            draft.place(target)
+            placed.append(target)
+    except OSError:
+        for target in placed:
+            target.unlink()
+        raise
+
+
+def _replace(drafts: Sequence[Draft], targets: Sequence[Path]) -> None:
+    for draft in drafts:
+        draft.show()  # all that needs room on the disk, before anything is touched
+    aside = {target: hidden_name(target.parent) for target in targets[1:] if target.exists()}
+    try:
+        for target, name in aside.items():
+            target.replace(name)
+        drafts[0].replace(targets[0])
+    except OSError:
+        for target, name in aside.items():
+            with suppress(FileNotFoundError):
+                name.replace(target)
+        raise
+    for draft, target in zip(drafts[1:], targets[1:], strict=True):
+        draft.replace(target)
+    for name in aside.values():
+        name.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

@@ -32,8 +32,8 @@ def layer_of(arrays: Mapping[str, np.ndarray[Any, Any]], overrides: Mapping[str,
         _sublayer(layer, prefix).convert_to_deploy()
     for prefix in recognised.folded:
         _sublayer(layer, prefix).fold_batch_norm()
-    beside = set(recognised.unexpected) | _beside_branches(layer, recognised, arrays)
-    load_arrays(layer, {key: array for key, array in arrays.items() if key not in beside})
+    not_of_it = {*recognised.unexpected, *recognised.beside}
+    load_arrays(layer, {key: array for key, array in arrays.items() if key not in not_of_it})
     return layer
 
 
@@ -57,10 +57,3 @@ def architecture_of(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
 
 def _sublayer(layer: Any, prefix: str) -> Any:
     return reduce(getattr, prefix.split("."), layer)
-
-
-def _beside_branches(layer: Any, recognised: Any, arrays: Mapping[str, Any]) -> set[str]:
-    """Deploy weights that stand beside their branches in the file; the branches decide."""
-    state = layer.state_dict()
-    blocks = tuple(f"{prefix}." for prefix in recognised.blocks)
-    return {key for key in arrays if key not in state and key.startswith(blocks)}

@@ -9,17 +9,50 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from reparam.adapters.onnx_model import parse_model
-from reparam.errors import ExportError
+from reparam.errors import ExportError, MissingDependencyError
 
 CHILD = Path(__file__).with_name("converter_child.py")
 OPSETS = range(11, 22)  # what paddle2onnx 2.1 converts to without changing the number
+_HERE = ".".join(map(str, sys.version_info[:2]))
+_NO_WHEEL = sys.version_info >= (3, 13)
+NO_CONVERTER = (
+    f"Python {_HERE}, for which paddle2onnx has no wheel"
+    if _NO_WHEEL
+    else "the package 'paddle2onnx' is not installed"
+)
+INSTEAD = (
+    "export under Python 3.10, 3.11 or 3.12; fuse, inspect, verify and bench of ONNX files "
+    "work here"
+    if _NO_WHEEL
+    else 'pip install "reparam[export]"'
+)
 
 _ERROR = re.compile(r"\[ERROR\]|\b\w*Error\b|\berror:", re.IGNORECASE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LABELS = re.compile(r"^(?:[\d: -]*\[(?:ERROR|Paddle2ONNX)\]|error:|\s)*", re.IGNORECASE)
+
+
+def has_converter() -> bool:
+    """Whether paddle2onnx is installed; it is not imported."""
+    return find_spec("paddle2onnx") is not None
+
+
+def need_converter() -> None:
+    """Refuse at once what would fail at the end.
+
+    Raises:
+        MissingDependencyError: paddle2onnx is not installed.
+    """
+    if not has_converter():
+        raise MissingDependencyError(
+            "writing an ONNX file needs the converter paddle2onnx",
+            found=NO_CONVERTER,
+            hint=INSTEAD,
+        )
 
 
 def convert(program: Path, parameters: Path, *, opset: int = 17, timeout: float = 600) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,6 +29,7 @@ def import_paddle() -> Any:
     Raises:
         MissingDependencyError: it is not installed.
     """
+    ending = signal.getsignal(signal.SIGTERM)  # which taking out its own does not bring back
     os.environ.setdefault("GLOG_minloglevel", "2")  # read once, when its library is loaded
     try:
         with warnings.catch_warnings():
@@ -38,6 +41,8 @@ def import_paddle() -> Any:
             raise
         raise MissingDependencyError.of("paddlepaddle", "running a network", "export") from error
     paddle.disable_signal_handler()
+    if threading.current_thread() is threading.main_thread() and ending is not None:
+        signal.signal(signal.SIGTERM, ending)
     paddle.set_device("cpu")
     return paddle
 

@@ -1,7 +1,7 @@
 """Checkpoint files, the blocks in them, and fusing from names and arrays alone."""
 
 from reparam.checkpoint.files import Arrays, Checkpoint, load_checkpoint, save_checkpoint
-from reparam.checkpoint.fusing import fuse_arrays, fuse_names
+from reparam.checkpoint.fusing import fuse_arrays
 from reparam.checkpoint.report import FusedBlock, FusionReport, Left
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "FusionReport",
     "Left",
     "fuse_arrays",
-    "fuse_names",
     "load_checkpoint",
     "save_checkpoint",
 ]

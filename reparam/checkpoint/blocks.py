@@ -10,6 +10,7 @@ import numpy as np
 
 from reparam.checkpoint.families import BATCH_NORM_KEYS, FAMILIES, Branch, Family
 from reparam.conv import Affine, BatchNorm, Block, Conv, Parallel, Sequential
+from reparam.conv.operators import given_away
 from reparam.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -19,8 +20,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 class BlockMatch:
     """A block in train-time form: ``prefix`` with a trailing dot, or empty for the root.
 
-    ``factors`` holds the keys of learned scalars that are there, ``has_deploy`` whether the
-    deploy form's weight stands beside the branches.
+    ``factors`` and ``biases`` hold the keys of learned scalars and of biases of convolutions that
+    are there, ``has_deploy`` whether the deploy form's weight stands beside the branches.
     """
 
     prefix: str
@@ -28,6 +29,7 @@ class BlockMatch:
     branches: tuple[Branch, ...]
     factors: tuple[str, ...]
     has_deploy: bool
+    biases: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -37,7 +39,11 @@ class BlockMatch:
     def branch_keys(self) -> tuple[str, ...]:
         """Every key that fusing consumes."""
         keys = [self.prefix + key for branch in self.branches for key in branch.keys]
-        return tuple(keys) + self.factors
+        return tuple(keys) + self.biases + self.factors
+
+    @property
+    def wide_key(self) -> str:
+        return f"{self.prefix}{self.family.wide.conv_key}"
 
     @property
     def weight_key(self) -> str:
@@ -84,28 +90,49 @@ def find_blocks(shapes: Shapes) -> Found:
     return Found(tuple(blocks.values()), deployed, tuple(doubts.items()))
 
 
-def block_tree(match: BlockMatch, arrays: Mapping[str, Any], epsilon: float) -> Parallel:
+def block_tree(
+    match: BlockMatch, arrays: Mapping[str, Any], epsilon: float, rows: slice | None = None
+) -> Parallel:
     """Return the tree of operators that the block computes, from its stored arrays.
 
     The kernel is centred, the stride is 1 (the fused weight does not depend on it), and the group
     count is what an identity branch tells, else 1 (the weight does not depend on it then).
+
+    Args:
+        rows: the output channels to build, all by default. A part of them is a dense block of
+            the I/G inputs of its group: its fused weight is those rows of the whole weight, but
+            it is no map of the block's input.
     """
-    groups = group_count(match, {key: arrays[key].shape for key in match.branch_keys}) or 1
+    whole = rows is None
+    part = rows or slice(None)
+    shapes = {key: arrays[key].shape for key in match.branch_keys}
+    groups = (group_count(match, shapes) or 1) if whole else 1
     branches: dict[str, Block] = {}
     for branch in match.branches:
-        gamma, beta, mean, variance = (arrays[match.prefix + key] for key in branch.norm_keys)
-        norm = BatchNorm(gamma, beta, mean, variance, epsilon)
+        four = (arrays[match.prefix + key][part] for key in branch.norm_keys)
+        norm = BatchNorm(*four, epsilon)
         parts: list[Block] = [norm]
         if branch.conv_key:
-            weight = arrays[match.prefix + branch.conv_key]
-            parts.insert(
-                0, Conv.of(weight, padding=[k // 2 for k in weight.shape[2:]], groups=groups)
-            )
+            weight = arrays[match.prefix + branch.conv_key][part]
+            bias_key = f"{match.prefix}{branch.conv_bias_key}"
+            bias = arrays[bias_key][part] if bias_key in match.biases else None
+            padding = [k // 2 for k in weight.shape[2:]]
+            parts.insert(0, Conv.of(weight, bias, padding=padding, groups=groups))
+        elif not whole:
+            parts.insert(0, _rows_of_identity(part, shapes[match.wide_key]))
         factor = f"{match.prefix}{branch.factor}"
         if factor in match.factors:
             parts.append(Affine.scalar(float(np.asarray(arrays[factor]).item()), norm.channels))
-        branches[branch.name] = Sequential(*parts)
+        branches[branch.label] = Sequential(*parts)
     return Parallel(branches)
+
+
+def _rows_of_identity(rows: slice, wide: tuple[int, ...]) -> Conv:
+    """Return the output channels ``rows`` of the identity, in groups of I/G = ``wide[1]``."""
+    channels = np.arange(wide[0])[rows]
+    weight = np.zeros((len(channels), wide[1], *(1 for _ in wide[2:])))
+    weight[np.arange(len(channels)), channels % wide[1]] = 1
+    return Conv.of(given_away(weight))
 
 
 def group_count(match: BlockMatch, shapes: Shapes) -> int | None:
@@ -113,7 +140,7 @@ def group_count(match: BlockMatch, shapes: Shapes) -> int | None:
 
     Only an identity branch does: it has as many channels as the input.
     """
-    wide = shapes[match.prefix + str(match.family.wide.conv_key)]
+    wide = shapes[match.wide_key]
     identity = any(branch.kernel == "none" for branch in match.branches)
     return wide[0] // wide[1] if identity else None
 
@@ -181,7 +208,13 @@ def _present_branches(prefix: str, family: Family, shapes: Shapes) -> tuple[Bran
 
 def _match(prefix: str, family: Family, present: tuple[Branch, ...], shapes: Shapes) -> BlockMatch:
     factors = tuple(prefix + key for key in family.factors if prefix + key in shapes)
-    return BlockMatch(prefix, family, present, factors, f"{prefix}{family.deploy}.weight" in shapes)
+    biases = tuple(
+        f"{prefix}{branch.conv_bias_key}"
+        for branch in present
+        if branch.conv_key and f"{prefix}{branch.conv_bias_key}" in shapes
+    )
+    has_deploy = f"{prefix}{family.deploy}.weight" in shapes
+    return BlockMatch(prefix, family, present, factors, has_deploy, biases)
 
 
 def _missing(prefix: str, present: tuple[Branch, ...], shapes: Shapes) -> str:
@@ -201,6 +234,9 @@ def _misshapen(prefix: str, family: Family, present: tuple[Branch, ...], shapes:
         for key, needed in _needed_shapes(branch, wide).items():
             if shapes[prefix + key] != needed:
                 return f"'{prefix}{key}' has the shape {shapes[prefix + key]}; needed: {needed}"
+        bias = shapes.get(f"{prefix}{branch.conv_bias_key}", wide[:1])
+        if branch.conv_key and bias != wide[:1]:
+            return f"'{prefix}{branch.conv_bias_key}' has the shape {bias}; needed: {wide[:1]}"
         if branch.kernel == "none" and wide[0] % wide[1]:
             return f"'{wide_key}' has the shape {wide}, which an identity branch does not allow"
     for factor in family.factors:

@@ -16,7 +16,7 @@ class Branch:
     """One branch of a sum.
 
     Args:
-        name: where its weights are, under the block.
+        name: where its weights are, under the block; empty for the block itself.
         kernel: ``wide`` (the largest kernel of the block), ``point`` (one tap) or ``none``
             (BatchNorm of the input itself).
         conv: name of the convolution under the branch.
@@ -34,13 +34,24 @@ class Branch:
     factor: str | None = None
 
     @property
+    def label(self) -> str:
+        return self.name or f"{self.conv} + {self.norm}"
+
+    @property
     def conv_key(self) -> str | None:
-        return f"{self.name}.{self.conv}.weight" if self.kernel != "none" else None
+        return f"{self._under(self.conv)}.weight" if self.kernel != "none" else None
+
+    @property
+    def conv_bias_key(self) -> str | None:
+        """Key of the convolution's bias, which may be absent."""
+        return f"{self._under(self.conv)}.bias" if self.kernel != "none" else None
 
     @property
     def norm_keys(self) -> tuple[str, ...]:
-        stem = f"{self.name}.{self.norm}" if self.norm else self.name
-        return tuple(f"{stem}.{key}" for key in BATCH_NORM_KEYS)
+        return tuple(f"{self._under(self.norm)}.{key}" for key in BATCH_NORM_KEYS)
+
+    def _under(self, part: str) -> str:
+        return ".".join(filter(None, (self.name, part)))
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -104,3 +115,14 @@ FAMILIES = (
         distinctive=False,
     ),
 )
+
+CONV_BN = Family(
+    name="conv-bn",
+    branches=(Branch("", "wide"),),
+    deploy="conv",
+    epsilon=1e-5,
+    epsilon_source="paddle.nn.BatchNorm2D's default, which ConvBNLayer of PaddleDetection and "
+    "PaddleClas keeps",
+    distinctive=False,
+)
+"""A convolution and the BatchNorm after it, no block: folded when asked for, see find_pairs."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from reparam.checkpoint.hashing import FileHash, HashingWriter
 from reparam.checkpoint.pickle_reader import read_pickle
 from reparam.checkpoint.pickle_writer import NAME_TABLE, write_pickle
-from reparam.errors import CheckpointError, OutputError
+from reparam.checkpoint.safetensors_writer import write_safetensors
+from reparam.errors import CheckpointError
 from reparam.files import whole_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -35,14 +36,26 @@ class Checkpoint:
 
     ``arrays`` are read-only and in the order of the file; ``names`` is Paddle's table from keys
     to the names that parameters have in a static program (empty where the file has none).
+    ``pages`` is the memory-mapped file that the arrays are views of, None if they are copies.
     """
 
     path: Path
     format: str
     arrays: Arrays
-    sha256: str
+    hash: FileHash = field(repr=False)
     names: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    pages: mmap.mmap | None = field(default=None, repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file, in hexadecimal; computed in the background, so this may wait."""
+        return self.hash.hexdigest()
+
+    def forget_pages(self) -> None:
+        """Give back the memory that reading arrays took; they are read again when used again."""
+        if self.pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.pages.madvise(mmap.MADV_DONTNEED)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -91,7 +104,7 @@ def save_checkpoint(
     path = Path(path)
     kind = format_of(path)
     with whole_file(path, force) as temporary:
-        write_arrays(temporary, kind, arrays, names=names, metadata=metadata)
+        write_arrays(temporary, kind, arrays.items(), names=names, metadata=metadata)
 
 
 def format_of(path: Path) -> str:
@@ -113,33 +126,44 @@ def format_of(path: Path) -> str:
 def write_arrays(
     path: Path,
     kind: str,
-    arrays: Mapping[str, np.ndarray[Any, Any]],
+    arrays: Iterable[tuple[str, np.ndarray[Any, Any]]],
     *,
     names: Mapping[str, str] | None = None,
     metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write ``arrays`` to ``path`` in the format ``kind``, in place; see save_checkpoint."""
-    for key, array in arrays.items():
+) -> str:
+    """Write named arrays to ``path`` in the format ``kind``, in place; see save_checkpoint.
+
+    Returns:
+        The SHA-256 of the file. A ``.pdparams`` file is written array by array as they come.
+    """
+    with HashingWriter(path) as stream:
+        if kind == PDPARAMS:
+            write_pickle(stream, _numbers(arrays), names or {})
+        else:
+            write_safetensors(stream, dict(_numbers(arrays)), metadata or {})
+        return stream.hexdigest()
+
+
+def _numbers(
+    arrays: Iterable[tuple[str, np.ndarray[Any, Any]]],
+) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    for key, array in arrays:
         if array.dtype.kind not in "fiub":
             raise CheckpointError(f"cannot write '{key}'", found=f"values of type {array.dtype}")
-    if kind == PDPARAMS:
-        with path.open("wb") as stream:
-            write_pickle(stream, arrays, names or {})
-    else:
-        _save_safetensors(path, arrays, metadata or {})
+        yield key, array
 
 
 def _load(path: Path, stream: IO[bytes]) -> Checkpoint:
     if not path.stat().st_size:
         raise CheckpointError(f"'{path}' is empty")
-    buffer = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    buffer = memoryview(pages)
     _refuse_other_formats(path, bytes(buffer[:64]))
-    sha256 = hashlib.sha256(buffer).hexdigest()
     if buffer[0] == 0x80:
         arrays, names = _weights(read_pickle(buffer))
-        return Checkpoint(path, PDPARAMS, arrays, sha256, names)
+        return Checkpoint(path, PDPARAMS, arrays, FileHash(path), names, pages=pages)
     arrays, metadata = _load_safetensors(path)
-    return Checkpoint(path, SAFETENSORS, arrays, sha256, metadata=metadata)
+    return Checkpoint(path, SAFETENSORS, arrays, FileHash(path), metadata=metadata)
 
 
 def _refuse_other_formats(path: Path, head: bytes) -> None:
@@ -200,16 +224,3 @@ def _load_safetensors(path: Path) -> tuple[Arrays, dict[str, str]]:
     for array in arrays.values():
         array.flags.writeable = False
     return arrays, metadata
-
-
-def _save_safetensors(
-    path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], metadata: Mapping[str, str]
-) -> None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    whole = {key: np.ascontiguousarray(array).reshape(array.shape) for key, array in arrays.items()}
-    try:
-        save_file(whole, path, metadata=dict(metadata) or None)
-    except SafetensorError as error:
-        raise OutputError(f"cannot write '{path}'", found=str(error).splitlines()[0]) from error

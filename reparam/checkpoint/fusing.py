@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from reparam.architectures import recognise
-from reparam.checkpoint.blocks import BlockMatch, Found, block_tree, find_blocks, group_count
+from reparam.checkpoint.blocks import BlockMatch, group_count
 from reparam.checkpoint.files import Arrays
-from reparam.checkpoint.report import FusedBlock, FusionReport, Left
-from reparam.conv import Conv, fuse
+from reparam.checkpoint.finite import need_finite
+from reparam.checkpoint.notices import listing, notices_of
+from reparam.checkpoint.plan import plan_of
+from reparam.checkpoint.report import Epsilon, FusedBlock, FusionReport
+from reparam.checkpoint.rows import FusedArrays, fuse_rows
 from reparam.conv.bounds import UNIT_ROUNDOFF
-from reparam.conv.rounding import round_once
 from reparam.errors import CheckpointError, NotFusibleError
 
-_LISTED = 5  # how many names an error message lists before it says "and N more"
+__all__ = ["Fusing", "fuse_arrays", "listing", "need_finite"]
 
 
 def fuse_arrays(
-    arrays: Mapping[str, np.ndarray[Any, Any]], *, epsilon: float | None = None
+    arrays: Mapping[str, np.ndarray[Any, Any]],
+    *,
+    epsilon: float | None = None,
+    fold_bn: bool = False,
+    skip: Sequence[str] = (),
 ) -> tuple[Arrays, FusionReport]:
     """Return the deploy form of ``arrays`` and the report; the argument is not changed.
 
@@ -29,77 +35,115 @@ def fuse_arrays(
 
     Args:
         epsilon: of the BatchNorms, in place of what the family says.
+        fold_bn: fold a BatchNorm outside blocks into its convolution as well, where the names
+            prove that it follows one.
+        skip: blocks to leave as they are, names or patterns.
 
     Raises:
-        CheckpointError: a block is not whole, shapes contradict, or values are not finite.
+        CheckpointError: a block is not whole, shapes contradict, values are not finite, or
+            ``skip`` names nothing.
         NotFusibleError: a fused value does not fit the dtype of its block.
     """
-    shapes = {key: array.shape for key, array in arrays.items()}
-    recognised = recognise(shapes)
-    if recognised is not None:
-        _need_whole(recognised)
-    found = find_blocks(shapes)
-    need_finite(arrays)
-    fused, replaced = [], {}
-    for match in found.blocks:
-        eps = match.family.epsilon if epsilon is None else epsilon
-        conv = fuse(block_tree(match, arrays, eps))
-        wide = arrays[f"{match.prefix}{match.family.wide.conv_key}"]
-        weight, bias, flushed = _rounded(match, conv, wide.dtype)
-        replaced[match] = {match.weight_key: weight, match.bias_key: bias}
-        fused.append(_record(match, arrays, conv, flushed))
-    result = _merged(arrays, replaced)
-    report = FusionReport(
-        architecture=recognised.name if recognised else None,
-        epsilon=_epsilon(found, epsilon),
-        epsilon_source=_epsilon_source(found, epsilon),
-        fused=tuple(fused),
-        already=recognised.deployed if recognised else tuple(w for w, _ in found.deployed),
-        left=tuple(Left(where, reason) for where, reason in found.doubts),
-        carried=sum(key in arrays and result[key] is arrays[key] for key in result),
-        notices=tuple(_notices(found, arrays, replaced, recognised, epsilon)),
-    )
-    return result, report
+    fusing = Fusing(arrays, epsilon=epsilon, fold_bn=fold_bn, skip=skip)
+    result = dict(fusing)
+    return result, fusing.report()
 
 
-def fuse_names(names: Mapping[str, str], report: FusionReport, kept: Arrays) -> dict[str, str]:
-    """Return Paddle's table of parameter names for the deploy form.
+class Fusing:
+    """The deploy form of ``arrays``, made one block at a time as it is iterated over.
 
-    The fused convolution takes over the static name of the wide branch's weight.
+    Yields names and arrays in the order of the file, each convolution where the first key of its
+    block stood. Arguments and errors are those of :func:`fuse_arrays`.
     """
-    table = {key: name for key, name in names.items() if key in kept}
-    for block in report.fused:
-        weight, bias = block.keys
-        prefix = "" if block.where == "(root)" else f"{block.where}."
-        name = names.get(f"{prefix}{block.branches[0]}.conv.weight")
-        if name:
-            table[weight] = name
-            table[bias] = name.replace(".w_", ".b_") if ".w_" in name else f"{name}.bias"
-    return table
 
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray[Any, Any]],
+        *,
+        epsilon: float | None = None,
+        fold_bn: bool = False,
+        skip: Sequence[str] = (),
+    ) -> None:
+        self.arrays = arrays
+        self.given_epsilon = epsilon
+        shapes = {key: array.shape for key, array in arrays.items()}
+        self.recognised = recognise(shapes)
+        if self.recognised is not None:
+            _need_whole(self.recognised)
+        deployed = self.recognised.deployed if self.recognised else None
+        self.plan = plan_of(shapes, deployed=deployed, fold_bn=fold_bn, skip=skip)
+        self._records: dict[BlockMatch, FusedBlock] = {}
+        self._carried = 0
+        self._leftovers: dict[BlockMatch, bool] = {}
 
-def need_finite(arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Refuse arrays with NaN or infinity in them.
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+        self._records, self._leftovers, self._carried = {}, {}, 0
+        owner = {key: match for match in self.plan.matches for key in match.branch_keys}
+        replaced = {key for m in self.plan.matches for key in (m.weight_key, m.bias_key)}
+        for key, array in self.arrays.items():
+            match = owner.get(key)
+            if match is None and key not in replaced:
+                need_finite({key: array})
+                self._carried += 1
+                yield key, array
+            elif match is not None and match not in self._records:
+                made = self._fused(match)
+                yield match.weight_key, made.weight
+                yield match.bias_key, made.bias
 
-    Raises:
-        CheckpointError: names the first such array and position.
-    """
-    for key, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            index = np.unravel_index(int(np.argmin(np.isfinite(array))), array.shape)
-            where = ", ".join(str(int(i)) for i in index)
-            raise CheckpointError(
-                f"'{key}' holds a value that is not finite",
-                found=f"{array[index]} at [{where}]",
-                why="a network with NaN or infinity in its weights computes nothing of use",
-                hint="take an earlier checkpoint of the training",
-            )
+    def report(self) -> FusionReport:
+        """Return what was done, once the iteration has ended."""
+        plan, records, known = self.plan, self._records, self.recognised
+        if len(records) < len(plan.matches):
+            raise RuntimeError("the report of a fusion that has not come to its end")
+        return FusionReport(
+            architecture=known.name if known else None,
+            epsilons=self._epsilons(),
+            fused=tuple(records[match] for match in plan.blocks),
+            folded=tuple(records[match] for match in plan.pairs),
+            already=plan.deployed,
+            left=plan.left,
+            carried=self._carried,
+            notices=tuple(
+                notices_of(plan, self.arrays, known, self.given_epsilon, self._leftovers)
+            ),
+        )
 
+    def names(self, table: Mapping[str, str]) -> dict[str, str]:
+        """Return Paddle's table of parameter names for the deploy form.
 
-def listing(names: tuple[str, ...]) -> str:
-    """Return the first few names, and how many more there are."""
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(f"'{name}'" for name in names[:_LISTED]) + more
+        The fused convolution takes over the static name of the wide branch's weight.
+        """
+        gone = {key for match in self.plan.matches for key in match.branch_keys}
+        kept = {key: name for key, name in table.items() if key in self.arrays and key not in gone}
+        for match in self.plan.matches:
+            name = table.get(match.wide_key)
+            if name:
+                kept[match.weight_key] = name
+                bias = name.replace(".w_", ".b_") if ".w_" in name else f"{name}.bias"
+                kept[match.bias_key] = table.get(match.bias_key, bias)
+        return kept
+
+    def epsilon_of(self, match: BlockMatch) -> float:
+        return match.family.epsilon if self.given_epsilon is None else self.given_epsilon
+
+    def _fused(self, match: BlockMatch) -> FusedArrays:
+        need_finite({key: self.arrays[key] for key in match.branch_keys})
+        _need_dtype(match, self.arrays[match.wide_key].dtype)
+        try:
+            made = fuse_rows(match, self.arrays, self.epsilon_of(match))
+        except NotFusibleError as error:
+            raise error.located(f"cannot fuse block '{match.where}': {error.what}") from error
+        self._records[match] = _record(match, self.arrays, made)
+        if match.has_deploy:
+            self._leftovers[match] = _same(match, self.arrays, made)
+        return made
+
+    def _epsilons(self) -> tuple[Epsilon, ...]:
+        families = dict.fromkeys(match.family for match in self.plan.matches)
+        if self.given_epsilon is not None:
+            return tuple(Epsilon(f.name, self.given_epsilon, "--epsilon") for f in families)
+        return tuple(Epsilon(f.name, f.epsilon, f.epsilon_source) for f in families)
 
 
 def _need_whole(recognised: Any) -> None:
@@ -119,9 +163,7 @@ def _need_whole(recognised: Any) -> None:
         )
 
 
-def _rounded(
-    match: BlockMatch, conv: Conv, dtype: np.dtype[Any]
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int]:
+def _need_dtype(match: BlockMatch, dtype: np.dtype[Any]) -> None:
     if dtype.name not in UNIT_ROUNDOFF:
         raise CheckpointError(
             f"block '{match.where}' has weights of {dtype.name}",
@@ -129,113 +171,38 @@ def _rounded(
             why="values of that dtype cannot be fused; bfloat16 is stored by Paddle as uint16",
             hint="save the checkpoint in float32",
         )
-    try:
-        weight, tiny_weights = round_once(conv.weight, dtype.name)
-        bias, tiny_biases = round_once(conv.bias, dtype.name)
-    except NotFusibleError as error:
-        raise error.located(f"cannot fuse block '{match.where}': {error.what}") from error
-    return weight, bias, tiny_weights + tiny_biases
 
 
 def _record(
-    match: BlockMatch, arrays: Mapping[str, np.ndarray[Any, Any]], conv: Conv, flushed: int
+    match: BlockMatch, arrays: Mapping[str, np.ndarray[Any, Any]], made: FusedArrays
 ) -> FusedBlock:
     convs = [arrays[match.prefix + branch.conv_key] for branch in match.branches if branch.conv_key]
     statistics = ("_mean", "_variance")
     learned = [key for key in match.branch_keys if not key.endswith(statistics)]
     groups = group_count(match, {key: arrays[key].shape for key in match.branch_keys})
+    outputs, per_group, *kernel = made.weight.shape
     return FusedBlock(
         where=match.where,
         family=match.family.name,
-        branches=tuple(branch.name for branch in match.branches),
-        kernel=conv.kernel,
-        channels=(conv.out_channels, conv.in_channels if groups else None),
+        branches=tuple(branch.label for branch in match.branches),
+        kernel=tuple(kernel),
+        channels=(outputs, per_group * groups if groups else None),
         groups=groups,
         alpha=float(arrays[match.factors[0]].item()) if match.factors else None,
         parameters_before=sum(int(arrays[key].size) for key in learned),
-        parameters_after=conv.parameters,
+        parameters_after=int(made.weight.size + made.bias.size),
         macs_before=sum(int(weight.size) for weight in convs),
-        macs_after=conv.macs,
-        flushed=flushed,
+        macs_after=int(made.weight.size),
+        flushed=made.flushed,
+        wide=match.wide_key,
         keys=(match.weight_key, match.bias_key),
+        certificate=made.certificate,
     )
 
 
-def _merged(
-    arrays: Mapping[str, np.ndarray[Any, Any]], replaced: Mapping[BlockMatch, Arrays]
-) -> Arrays:
-    """Put each fused convolution where the first key of its block stood."""
-    owner = {key: match for match in replaced for key in match.branch_keys}
-    done: set[str] = {key for new in replaced.values() for key in new}
-    result: Arrays = {}
-    for key, array in arrays.items():
-        if key in owner:
-            result.update(replaced[owner[key]])
-        elif key not in done:
-            result[key] = array
-    return result
-
-
-def _epsilon(found: Found, given: float | None) -> float | None:
-    if given is not None or not found.blocks:
-        return given
-    return found.blocks[0].family.epsilon
-
-
-def _epsilon_source(found: Found, given: float | None) -> str:
-    if given is not None:
-        return "--epsilon"
-    return "; ".join(dict.fromkeys(match.family.epsilon_source for match in found.blocks))
-
-
-def _notices(
-    found: Found,
-    arrays: Mapping[str, np.ndarray[Any, Any]],
-    replaced: Mapping[BlockMatch, Arrays],
-    recognised: Any,
-    epsilon: float | None,
-) -> list[str]:
-    notices = []
-    if recognised is None and found.blocks:
-        notices.append("the network as a whole is not one that reparam knows; blocks were told "
-                       "by their names and shapes")  # fmt: skip
-    if recognised is not None and recognised.unexpected:
-        notices.append(f"carried over, but no part of a {recognised.name}: "
-                       f"{listing(recognised.unexpected)}")  # fmt: skip
-    families = {match.family for match in found.blocks}
-    notices += [
-        family.remark
-        for family in families
-        if family.remark and recognised is None and epsilon is None
-    ]
-    notices += _factor_notices(found, arrays)
-    for match, new in replaced.items():
-        if match.has_deploy:
-            same = _same(arrays, new)
-            what = "left from an earlier fusion" if same else "a placeholder, never used"
-            notices.append(f"'{match.weight_key}' beside the branches was {what}; "
-                           "the branches decide")  # fmt: skip
-    fresh = [match.where for match in found.blocks if _fresh(match, arrays)]
-    if fresh:
-        notices.append(
-            f"BatchNorm statistics as in a network never trained: {listing(tuple(fresh))}"
-        )
-    return notices
-
-
-def _factor_notices(found: Found, arrays: Mapping[str, np.ndarray[Any, Any]]) -> list[str]:
-    zero = [key for match in found.blocks for key in match.factors if not arrays[key].any()]
-    if not zero:
-        return []
-    return [
-        f"exactly 0, so the branch it multiplies is gone: {listing(tuple(zero))}. PaddleDetection "
-        "takes 0 for 'no factor' there and would add the branch with factor 1"
-    ]
-
-
-def _same(arrays: Mapping[str, np.ndarray[Any, Any]], new: Arrays) -> bool:
+def _same(match: BlockMatch, arrays: Mapping[str, np.ndarray[Any, Any]], made: FusedArrays) -> bool:
     """Whether a deploy form found beside its branches is theirs, but for its own rounding."""
-    for key, value in new.items():
+    for key, value in ((match.weight_key, made.weight), (match.bias_key, made.bias)):
         old = arrays.get(key)
         if old is None or old.shape != value.shape:
             return False
@@ -243,9 +210,3 @@ def _same(arrays: Mapping[str, np.ndarray[Any, Any]], new: Arrays) -> bool:
         if not np.allclose(old, value, rtol=0, atol=slack):
             return False
     return True
-
-
-def _fresh(match: BlockMatch, arrays: Mapping[str, np.ndarray[Any, Any]]) -> bool:
-    means = [arrays[match.prefix + branch.norm_keys[2]] for branch in match.branches]
-    variances = [arrays[match.prefix + branch.norm_keys[3]] for branch in match.branches]
-    return not any(mean.any() for mean in means) and all((v == 1).all() for v in variances)

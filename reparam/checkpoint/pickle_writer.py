@@ -8,10 +8,12 @@ go to the file straight from memory.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from typing import IO, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
+
+from reparam.checkpoint.hashing import Writable
 
 NAME_TABLE = "StructuredToParameterName@@"
 
@@ -26,11 +28,13 @@ _PREAMBLE = (
 
 
 def write_pickle(
-    stream: IO[bytes], arrays: Mapping[str, np.ndarray[Any, Any]], names: Mapping[str, str]
+    stream: Writable,
+    arrays: Iterable[tuple[str, np.ndarray[Any, Any]]],
+    names: Mapping[str, str],
 ) -> None:
-    """Write ``arrays`` in their order, then Paddle's table of parameter names unless empty."""
+    """Write named arrays as they come, then Paddle's table of parameter names unless empty."""
     stream.write(_PREAMBLE)
-    for key, array in arrays.items():
+    for key, array in arrays:
         stream.write(_text(key))
         _write_array(stream, array)
         stream.write(b"s")
@@ -42,7 +46,7 @@ def write_pickle(
     stream.write(b".")
 
 
-def _write_array(stream: IO[bytes], array: np.ndarray[Any, Any]) -> None:
+def _write_array(stream: Writable, array: np.ndarray[Any, Any]) -> None:
     contents = np.ascontiguousarray(array).reshape(array.shape)
     empty = b"K\x00\x85" + b"C\x01b\x87"  # (0,), b"b": NumPy's placeholder before the state
     stream.write(b"h" + _RECONSTRUCT + b"h" + _NDARRAY + empty + b"R")

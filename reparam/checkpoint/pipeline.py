@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from reparam.checkpoint.files import Checkpoint, format_of, load_checkpoint, write_arrays
-from reparam.checkpoint.fusing import fuse_arrays, fuse_names
+import numpy as np
+
+from reparam.checkpoint.files import (
+    PDPARAMS,
+    SAFETENSORS,
+    Checkpoint,
+    format_of,
+    load_checkpoint,
+    write_arrays,
+)
+from reparam.checkpoint.fusing import Fusing
 from reparam.checkpoint.manifest import manifest_of, manifest_path
+from reparam.checkpoint.plan import SKIPPED, Plan
 from reparam.checkpoint.report import FusionReport
-from reparam.errors import NotFusibleError, OutputError, UnsupportedModelError
-from reparam.files import check_output, sha256_of, whole_file
+from reparam.errors import CheckpointError, NotFusibleError, OutputError, UnsupportedModelError
+from reparam.files import check_output, whole_group
 from reparam.version import tool_version
 
 
@@ -25,9 +37,10 @@ class Fusion:
     report: FusionReport
 
 
-def deploy_path(source: Path) -> Path:
+def deploy_path(source: Path, kind: str | None = None) -> Path:
     """Return where the deploy form of ``source`` goes by default: x.pdparams, x.deploy.pdparams."""
-    return source.with_name(f"{source.stem}.deploy{source.suffix}")
+    ending = source.suffix if kind is None else f".{kind}"
+    return source.with_name(f"{source.stem}.deploy{ending}")
 
 
 def fuse(
@@ -35,6 +48,9 @@ def fuse(
     output: str | Path | None = None,
     *,
     epsilon: float | None = None,
+    fold_bn: bool = False,
+    skip: Sequence[str] = (),
+    format: str | None = None,
     strict: bool = False,
     force: bool = False,
     dry_run: bool = False,
@@ -47,10 +63,15 @@ def fuse(
     Args:
         output: ``deploy_path(source)`` by default; its ending chooses the format.
         epsilon: of the BatchNorms, in place of what the family says.
+        fold_bn: fold conv-bn pairs outside blocks as well.
+        skip: blocks to leave as they are, names or patterns.
+        format: ``pdparams`` or ``safetensors``; added to an ``output`` that ends in neither.
 
     Raises:
-        CheckpointError: the file is unusable, or a block of it is not whole.
-        NotFusibleError: ``strict``, and there was nothing to fuse or something was left.
+        CheckpointError: the file is unusable, a block of it is not whole, ``skip`` names nothing,
+            or ``format`` contradicts the ending of ``output``.
+        NotFusibleError: a value does not fit its dtype; or ``strict``, and there was nothing to
+            fuse or something was left.
         UnsupportedModelError: the source is an ONNX file.
         OutputError: the output cannot be written there.
     """
@@ -61,26 +82,66 @@ def fuse(
             found="an ONNX file; needed: a checkpoint",
             hint="reparam export CHECKPOINT --onnx fuses and exports in one go",
         )
-    target = deploy_path(source) if output is None else Path(output)
+    target = target_of(source, None if output is None else Path(output), format)
     kind = format_of(target)
     if not dry_run:
-        _check_outputs(source, target, force)
+        check_outputs(source, target, force)
     checkpoint = load_checkpoint(source)
-    arrays, report = fuse_arrays(checkpoint.arrays, epsilon=epsilon)
+    fusing = Fusing(checkpoint.arrays, epsilon=epsilon, fold_bn=fold_bn, skip=skip)
     if strict:
-        _need_all_fused(source, report)
+        _need_all_fused(source, fusing.plan)
     if dry_run:
-        return Fusion(source, checkpoint.sha256, None, "", report)
-    with whole_file(manifest_path(target), force) as note, whole_file(target, force) as weights:
-        names = fuse_names(checkpoint.names, report, arrays)
-        write_arrays(weights, kind, arrays, names=names, metadata=_metadata(checkpoint))
-        sha256 = sha256_of(weights)
+        for _ in fusing:
+            checkpoint.forget_pages()
+        return Fusion(source, checkpoint.sha256, None, "", fusing.report())
+    with whole_group(target, manifest_path(target), force=force) as (weights, note):
+        sha256 = write_arrays(
+            weights,
+            kind,
+            _one_by_one(fusing, checkpoint),
+            names=fusing.names(checkpoint.names),
+            metadata=_metadata(checkpoint) if kind == SAFETENSORS else None,
+        )
+        report = fusing.report()
         text = manifest_of(checkpoint, target, sha256, report, tool_version())
         note.write_text(text, encoding="utf-8")
     return Fusion(source, checkpoint.sha256, target, sha256, report)
 
 
-def _check_outputs(source: Path, target: Path, force: bool) -> None:
+def _one_by_one(
+    fusing: Fusing, checkpoint: Checkpoint
+) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """Yield what is to be written, and forget what was read for it once it is."""
+    for key, array in fusing:
+        yield key, array
+        checkpoint.forget_pages()
+
+
+def target_of(source: Path, output: Path | None, kind: str | None) -> Path:
+    """Return where the deploy form of ``source`` goes, of the format ``kind`` if that is given.
+
+    Raises:
+        CheckpointError: ``kind`` contradicts the ending of ``output``.
+    """
+    if output is None:
+        return deploy_path(source, kind)
+    if kind is None or output.suffix == f".{kind}":
+        return output
+    if output.suffix.lstrip(".") in (PDPARAMS, SAFETENSORS):
+        raise CheckpointError(
+            f"--format {kind} contradicts the name '{output}'",
+            found=f"an ending that means {output.suffix.lstrip('.')}",
+            hint="leave one of the two out",
+        )
+    return output.with_name(f"{output.name}.{kind}")
+
+
+def check_outputs(source: Path, target: Path, force: bool) -> None:
+    """Refuse early what could not be written at the end, manifest and all.
+
+    Raises:
+        OutputError: something is in the way, or it is the input.
+    """
     if target.exists() and source.exists() and target.samefile(source):
         raise OutputError(
             f"'{target}' is the input", why="the input is never changed", hint="-o names another"
@@ -93,17 +154,19 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     return {**checkpoint.metadata, "reparam.source_sha256": checkpoint.sha256}
 
 
-def _need_all_fused(source: Path, report: FusionReport) -> None:
-    if not report.fused:
-        found = f"{len(report.already)} blocks in deploy form already" if report.already else ""
+def _need_all_fused(source: Path, plan: Plan) -> None:
+    if not plan.matches:
+        deployed = len(plan.deployed)
         raise NotFusibleError(
             f"nothing to fuse in '{source}'",
-            found=found or "no block of a known family",
+            found=f"{deployed} blocks in deploy form already" if deployed else
+            "no block of a known family",
             why="--strict was given",
-        )
-    if report.left:
+        )  # fmt: skip
+    left = [one for one in plan.left if one.reason != SKIPPED]
+    if left:
         raise NotFusibleError(
             f"not everything in '{source}' was fused",
-            found=f"'{report.left[0].where}' was left: {report.left[0].reason}",
+            found=f"'{left[0].where}' was left: {left[0].reason}",
             why="--strict was given",
         )

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from reparam.conv.certificate import Certificate
+
 
 @dataclass(frozen=True)
 class FusedBlock:
-    """One block that became one convolution.
+    """One block, or one convolution and its BatchNorm, that became one convolution.
 
     MACs are per output position of the block, since a checkpoint does not tell the input size.
     ``groups`` is None where names and shapes do not tell; the weight does not depend on it then.
-    ``flushed`` counts values that would have been subnormal and are zero now.
+    ``flushed`` counts values that would have been subnormal and are zero now. ``wide`` is
+    the key of the kernel that the others were added to, ``keys`` are those of the result.
+    ``certificate`` says for every input how far the result is from the block.
     """
 
     where: str
@@ -27,7 +31,9 @@ class FusedBlock:
     macs_before: int
     macs_after: int
     flushed: int
+    wide: str
     keys: tuple[str, str]
+    certificate: Certificate
 
 
 @dataclass(frozen=True)
@@ -39,22 +45,52 @@ class Left:
 
 
 @dataclass(frozen=True)
+class Epsilon:
+    """The epsilon used for the blocks of one family, and where it comes from."""
+
+    family: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
 class FusionReport:
     """Everything that :func:`reparam.fuse` did and did not do.
 
-    ``unknown`` names what the checkpoint does not tell and the weights do not depend on;
-    ``carried`` counts the arrays that went over bit for bit.
+    ``fused`` are blocks, ``folded`` conv-bn pairs outside them. ``unknown`` names what the
+    checkpoint does not tell and the weights do not depend on; ``carried`` counts the arrays that
+    went over bit for bit.
     """
 
     architecture: str | None
-    epsilon: float | None
-    epsilon_source: str
+    epsilons: tuple[Epsilon, ...]
     fused: tuple[FusedBlock, ...]
+    folded: tuple[FusedBlock, ...]
     already: tuple[str, ...]
     left: tuple[Left, ...]
     carried: int
     notices: tuple[str, ...]
     unknown: tuple[str, ...] = ("stride",)
+
+    @property
+    def epsilon(self) -> float | None:
+        """The one epsilon that was used; None if there was none, or several."""
+        values = {epsilon.value for epsilon in self.epsilons}
+        return values.pop() if len(values) == 1 else None
+
+    @property
+    def epsilon_source(self) -> str:
+        return "; ".join(dict.fromkeys(epsilon.source for epsilon in self.epsilons))
+
+    @property
+    def worst(self) -> FusedBlock | None:
+        """The block whose certificate allows most roundings."""
+        blocks = self.fused + self.folded
+        return max(blocks, key=lambda block: block.certificate.roundings, default=None)
+
+    @property
+    def flushed(self) -> int:
+        return sum(block.flushed for block in self.fused + self.folded)
 
     @property
     def parameters_before(self) -> int:
@@ -65,4 +101,6 @@ class FusionReport:
         return sum(block.parameters_after for block in self.fused)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        one = {"epsilon": self.epsilon, "epsilon_source": self.epsilon_source}
+        worst = None if self.worst is None else self.worst.where
+        return {**asdict(self), **one, "worst_certificate": worst}

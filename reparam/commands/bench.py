@@ -15,6 +15,7 @@ from reparam.commands.common import (
     size_of,
     stdout,
     table,
+    tell_unused,
     the_checkpoint,
 )
 from reparam.commands.model_options import Choice, model_options
@@ -69,23 +70,29 @@ def command(
     A checkpoint is exported first and measured in the form it is in; one train-time checkpoint
     alone is measured in both forms. --json holds every raw sample.
     """
+    size = size_of(input_size)
     paths = models or (the_checkpoint(None),)
-    chosen = choice.of(*filter(is_checkpoint, paths), epsilon=epsilon)
+    chosen = choice.of(*filter(is_checkpoint, paths))
     protocol = Protocol(
         threads=threads,
         batch=batch,
         rounds=rounds,
         seconds=seconds,
-        input_size=size_of(input_size) or chosen.input_size,
+        input_size=size or chosen.input_size,
         epsilon=epsilon,
         settings=chosen.settings,
         model=chosen.own,
     )
+    notices = list(chosen.notices)
+    if all(path.suffix == ".onnx" for path in paths):
+        of_export = ("input_size", "epsilon", "settings", "model", "config", "input_channels")
+        notices += tell_unused(of_export, "it is for checkpoints, which are exported first")
     with progress() as tell:
         result = benchmark(paths, protocol, tell)
     if as_json:
         verdicts = [comparison.verdict for _, comparison in result.comparisons]
-        print_json("bench", verdicts[0] if len(verdicts) == 1 else "measured", result.to_json())
+        verdict = verdicts[0] if len(verdicts) == 1 else "measured"
+        print_json("bench", verdict, {**result.to_json(), "notices": notices})
     else:
         _print(result)
 

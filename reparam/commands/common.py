@@ -5,50 +5,27 @@ from __future__ import annotations
 import ast
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from reparam.errors import CheckpointError
+from reparam.commands.progress import progress
+from reparam.commands.tables import stdout, table
+from reparam.errors import CheckpointError, ReparamError
 from reparam.version import tool_version
 
+__all__ = [  # with what commands take from here though it has files of its own
+    "epsilon_option", "force_option", "is_checkpoint", "json_option", "print_error", "print_json",
+    "progress", "settings_option", "size_of", "sizes_of", "stdout", "table", "tell_unused",
+    "the_checkpoint",
+]  # fmt: skip
+
 _CHECKPOINTS = (".pdparams", ".safetensors")
-_WIDTH = 100  # of tables when not in a terminal
-
-
-def stdout() -> Console:
-    """Return the console for reports: plain text of a fixed width when not a terminal."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = _WIDTH
-    return console
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """Yield a function that tells what is being done, on stderr: one live line in a terminal."""
-    console = Console(stderr=True, highlight=False, markup=False)
-    if not console.is_terminal:
-        yield lambda message: click.echo(message, err=True)
-        return
-    with console.status("") as status:
-        yield status.update
-
-
-def table(*columns: str, title: str | None = None) -> Table:
-    """Return an empty table; a column whose name starts with ``#`` holds numbers."""
-    grid = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        numeric = column.startswith("#")
-        grid.add_column(column.lstrip("#"), justify="right" if numeric else "left",
-                        overflow="fold")  # fmt: skip
-    return grid
 
 
 def print_json(command: str, verdict: str, fields: dict[str, Any]) -> None:
@@ -60,6 +37,40 @@ def print_json(command: str, verdict: str, fields: dict[str, Any]) -> None:
         "verdict": verdict,
     }
     click.echo(json.dumps(_plain({**head, **fields}), allow_nan=False, indent=1))
+
+
+def print_error(error: ReparamError, as_json: bool) -> None:
+    """Print an error on stderr, and as an object on stdout if JSON was asked for."""
+    label = click.style("Error:", fg="red", bold=True) if _coloured() else "Error:"
+    click.echo(f"{label} {error}", err=True)
+    if as_json:
+        parts = {"what": error.what, "found": error.found, "why": error.why, "try": error.hint}
+        head = {"schema": "reparam.error/1", "tool_version": tool_version(), "verdict": "error"}
+        click.echo(json.dumps({**head, "error": parts}))
+
+
+def _coloured() -> bool:
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stderr.isatty() and not plain
+
+
+def tell_unused(names: Iterable[str], why: str) -> list[str]:
+    """Return a notice for each option in ``names`` that was given all the same, and print it.
+
+    Args:
+        names: of parameters of the running command, such as ``input_size``.
+        why: they have no effect.
+    """
+    context = click.get_current_context()
+    typed = click.core.ParameterSource.COMMANDLINE
+    notices = [
+        f"{max(parameter.opts, key=len)} has no effect: {why}"
+        for parameter in context.command.params
+        if parameter.name in set(names) and context.get_parameter_source(parameter.name) is typed
+    ]
+    for notice in notices:
+        click.echo(f"note: {notice}", err=True)
+    return notices
 
 
 def _plain(value: Any) -> Any:
@@ -113,7 +124,12 @@ def the_checkpoint(given: Path | None) -> Path:
     """
     if given is not None:
         return given
-    found = sorted(path for path in Path().iterdir() if is_checkpoint(path))
+    try:
+        found = sorted(path for path in Path().iterdir() if is_checkpoint(path))
+    except OSError as error:
+        raise CheckpointError(
+            "no checkpoint was named, and this folder cannot be read", found=error.strerror or ""
+        ) from error
     if len(found) == 1:
         return found[0]
     raise CheckpointError(

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import click
 
+from reparam.adapters.converter import NO_CONVERTER
 from reparam.commands.common import json_option, print_json, stdout, table
 from reparam.errors import EXIT_NO, OutputError
-from reparam.example.demo import Tour, tour
+from reparam.example.demo import OnnxPart, Tour, tour
 from reparam.exporter import ExportReport
 from reparam.exporter.benchmarking import Protocol
 
 NETWORKS = ("repvgg", "cspresnet")
 
 
-@click.command(epilog="Example:  reparam demo --keep demo-files")
+@click.command(
+    epilog="""\b
+Example:
+  reparam demo
+  reparam demo --network repvgg --keep demo-files"""
+)
 @click.option(
     "--network",
     type=click.Choice(NETWORKS),
@@ -49,18 +57,32 @@ def command(
 
     Ends with what changed and what did not. Exit 1 if a prediction changed or a check failed.
     """
-    if keep is not None:
-        _make(keep)
     protocol = Protocol(rounds=rounds, seconds=seconds, warm_up=0.2)
-    with tempfile.TemporaryDirectory(prefix="reparam-demo-") as temporary:
-        folder = keep or Path(temporary)
+    with _folder(keep) as folder:
         tours = [tour(name, folder, protocol, _teller(as_json)) for name in network]
     good = all(map(_good, tours))
+    notices = [] if all(found.onnx for found in tours) else [f"no ONNX files: {NO_CONVERTER}"]
     if as_json:
-        print_json("demo", "equal" if good else "different", {"tours": list(map(_fields, tours))})
+        fields = {"tours": list(map(_fields, tours)), "notices": notices}
+        print_json("demo", "equal" if good else "different", fields)
     else:
-        _print(tours, keep)
+        _print(tours, keep, notices)
     return 0 if good else EXIT_NO
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    """Yield an empty folder: the one to keep, unless what follows fails, or a temporary one."""
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="reparam-demo-") as temporary:
+            yield Path(temporary)
+        return
+    _make(keep)
+    try:
+        yield keep
+    except BaseException:
+        rmtree(keep)
+        raise
 
 
 def _make(folder: Path) -> None:
@@ -79,12 +101,11 @@ def _teller(quiet: bool) -> Callable[[str], None]:
 
 
 def _good(found: Tour) -> bool:
-    proofs = (found.verification, found.onnx_verification)
-    proved = all(proof.verdict == "equivalent" for proof in proofs)
+    proved = all(proof.verdict == "equivalent" for proof in found.proofs)
     return proved and found.same_predictions == found.images
 
 
-def _print(tours: list[Tour], keep: Path | None) -> None:
+def _print(tours: list[Tour], keep: Path | None, notices: list[str]) -> None:
     console = stdout()
     for found in tours:
         console.print()
@@ -94,30 +115,42 @@ def _print(tours: list[Tour], keep: Path | None) -> None:
             "#deploy form",
             "verdict",
         )
-        for row in _rows(found):
+        for row in (*_rows(found), *(_onnx_rows(found.onnx) if found.onnx else ())):
             grid.add_row(*row)
         console.print(grid)
-        for warning in found.latency.warnings:
+        for warning in found.onnx.latency.warnings if found.onnx else ():
             console.print(f"warning: {warning}", style="dim")
+    for notice in notices:
+        console.print(f"\nnote: {notice}")
     if keep is not None:
         console.print(f"\nThe files are in {keep}.")
 
 
 def _rows(found: Tour) -> list[tuple[str, str, str, str]]:
+    accuracies = [f"{p.accuracy:.1%}" for p in found.predictions.values()]
+    equal = f"{found.same_predictions:,} of {found.images:,} predictions the same"
+    blocks, report = len(found.inspection.blocks), found.fusion.report
+    parameters = found.inspection.parameters
+    less = report.parameters_before - report.parameters_after
+    return [
+        ("accuracy", accuracies[0], accuracies[1], equal),
+        ("deploy checkpoint", "", "", found.verification.verdict),
+        ("blocks of several branches", str(blocks), str(blocks - len(report.fused)), ""),
+        ("parameters", f"{parameters:,}", f"{parameters - less:,}", ""),
+    ]
+
+
+def _onnx_rows(found: OnnxPart) -> list[tuple[str, str, str, str]]:
     before, after = found.before, found.after
-    accuracy = {name: f"{p.accuracy:.1%}" for name, p in found.predictions.items()}
     measured, other = found.latency.measurements
     comparison = found.latency.comparisons[0][1]
     times = [f"{1e3 * m.summary.median:.3f} ms" for m in (measured, other)]
-    equal = f"{found.same_predictions:,} of {found.images:,} predictions the same"
+    nodes = [str(sum(report.ops_after.values())) for report in (before, after)]
     return [
-        ("accuracy", accuracy["unfused ONNX"], accuracy["fused ONNX"], equal),
-        ("deploy checkpoint", "", "", found.verification.verdict),
-        ("fused ONNX file", "", "", found.onnx_verification.verdict),
-        ("parameters", f"{found.inspection.parameters:,}", f"{after.parameters:,}", ""),
+        ("fused ONNX file", "", "", found.verification.verdict),
         _count("convolutions", "Conv", before, after),
         _count("BatchNorms", "BatchNormalization", before, after),
-        ("nodes", str(sum(before.ops_after.values())), str(sum(after.ops_after.values())), ""),
+        ("nodes", nodes[0], nodes[1], ""),
         ("ONNX file", f"{before.file_bytes:,} bytes", f"{after.file_bytes:,} bytes", ""),
         ("latency", times[0], times[1], _latency(comparison)),
     ]
@@ -145,7 +178,13 @@ def _fields(found: Tour) -> dict[str, Any]:
         "inspection": found.inspection.to_json(),
         "fusion": found.fusion.report.to_json(),
         "verification": found.verification.to_json(),
-        "onnx_verification": found.onnx_verification.to_json(),
+        **(_onnx_fields(found.onnx) if found.onnx else {}),
+    }
+
+
+def _onnx_fields(found: OnnxPart) -> dict[str, Any]:
+    return {
+        "onnx_verification": found.verification.to_json(),
         "unfused": found.before.to_json(),
         "fused": found.after.to_json(),
         "latency": found.latency.to_json(),

@@ -78,13 +78,14 @@ def command(
     """
     if onnx and checkpoint is None and is_checkpoint(Path(onnx)):
         checkpoint, onnx = Path(onnx), ""  # `export --onnx ckpt.pdparams`
+    size = size_of(input_size)
     path = the_checkpoint(checkpoint)
-    chosen = choice.of(path, epsilon=epsilon)
+    chosen = choice.of(path)
     with progress() as tell:
         report = export(
             path,
             onnx or None,
-            input_size=size_of(input_size) or chosen.input_size,
+            input_size=size or chosen.input_size,
             batch=batch,
             fuse=fuse_blocks,
             opset=opset,
@@ -96,7 +97,8 @@ def command(
             progress=tell,
         )
     if as_json:
-        print_json("export", report.worst.verdict, report.to_json())
+        notices = [*report.notices, *chosen.notices]
+        print_json("export", report.worst.verdict, {**report.to_json(), "notices": notices})
     else:
         _print(report)
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
 
 from reparam.checkpoint import FusionReport
+from reparam.checkpoint.files import PDPARAMS, SAFETENSORS
 from reparam.checkpoint.pipeline import Fusion, fuse
 from reparam.commands.common import (
     epsilon_option,
     force_option,
     json_option,
     print_json,
+    progress,
     size_of,
     stdout,
     table,
+    tell_unused,
     the_checkpoint,
 )
-from reparam.commands.model_options import Choice, model_options
+from reparam.commands.model_options import WITHOUT_EFFECT, Choice, model_options
+
+if TYPE_CHECKING:
+    from reparam.commands.grid import Grid
 
 _LISTED = 8  # blocks in the table; what is printed does not grow with the network
 
@@ -28,7 +34,8 @@ _LISTED = 8  # blocks in the table; what is printed does not grow with the netwo
     epilog="""\b
 Example:
   reparam fuse ppyoloe_s.pdparams
-  reparam fuse yolov6.pdparams --epsilon 1e-3 -o deploy.pdparams"""
+  reparam fuse yolov6.pdparams --epsilon 1e-3 -o deploy.pdparams
+  reparam fuse ppyoloe_s.pdparams --fold-bn --skip 'backbone.stages.3.*'"""
 )
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option(
@@ -37,9 +44,26 @@ Example:
     type=click.Path(path_type=Path),
     help="Default: x.pdparams gives x.deploy.pdparams.",
 )
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice([PDPARAMS, SAFETENSORS]),
+    help="Default: what the output's ending says.",
+)
 @epsilon_option
 @model_options
 @click.option("--input-size", help="H and W of an image that a network of your own runs on.")
+@click.option(
+    "--fold-bn",
+    is_flag=True,
+    help="Fold a BatchNorm outside blocks too, where it is named as a pair with its convolution.",
+)
+@click.option(
+    "--skip",
+    multiple=True,
+    metavar="BLOCK",
+    help="Leave this block as it is; * stands for any part of a name. Repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Report, but write nothing.")
 @click.option(
     "--strict", is_flag=True, help="Exit 1 if there is nothing to fuse or something was left."
@@ -49,9 +73,12 @@ Example:
 def command(
     checkpoint: Path | None,
     output: Path | None,
+    kind: str | None,
     epsilon: float | None,
     choice: Choice,
     input_size: str | None,
+    fold_bn: bool,
+    skip: tuple[str, ...],
     dry_run: bool,
     strict: bool,
     force: bool,
@@ -62,30 +89,41 @@ def command(
     Needs no model code and no paddle. The input is not changed; everything outside blocks goes
     over bit for bit. A manifest beside the output says what was done.
     """
+    size = size_of(input_size)
     path = the_checkpoint(checkpoint)
-    chosen = choice.of(path, epsilon=epsilon)
+    chosen = choice.of(path)
     if chosen.own is not None:
         from reparam.commands.own_network import fuse_own  # with everything that runs networks
 
+        unused = tell_unused(("fold_bn",), WITHOUT_EFFECT)
         fuse_own(
             path,
             chosen.own,
             output,
-            input_size=size_of(input_size),
+            as_json=as_json,
+            notices=(*chosen.notices, *unused),
+            input_size=size,
+            skip=skip,
+            format=kind,
             strict=strict,
             force=force,
             dry_run=dry_run,
-            as_json=as_json,
         )
         return
-    result = fuse(
-        path,
-        output,
-        epsilon=epsilon,
-        strict=strict,
-        force=force,
-        dry_run=dry_run,
-    )
+    why = "blocks are fused from their names and arrays"
+    notices = [*chosen.notices, *tell_unused(("settings", "input_size"), why)]
+    with progress(f"fusing {path}"):
+        result = fuse(
+            path,
+            output,
+            epsilon=epsilon,
+            fold_bn=fold_bn,
+            skip=skip,
+            format=kind,
+            strict=strict,
+            force=force,
+            dry_run=dry_run,
+        )
     if as_json:
         fields = {
             "source": result.source,
@@ -93,13 +131,15 @@ def command(
             "output": result.output,
             "sha256": result.sha256,
         }
-        print_json("fuse", _verdict(result), {**fields, **result.report.to_json()})
+        report = result.report.to_json()
+        report["notices"] = [*report["notices"], *notices]
+        print_json("fuse", _verdict(result), {**fields, **report})
     else:
         _print(result)
 
 
 def _verdict(result: Fusion) -> str:
-    if result.report.fused:
+    if result.report.fused or result.report.folded:
         return "fused"
     return "already fused" if result.report.already else "nothing to fuse"
 
@@ -117,15 +157,25 @@ def _print(result: Fusion) -> None:
             f"{report.parameters_after:,}; {report.carried} other arrays carried over",
             markup=False,
         )
-        console.print(f"epsilon {report.epsilon:g} ({report.epsilon_source})")
-    else:
+    if report.folded:
+        console.print(f"{len(report.folded)} BatchNorms folded into the convolutions before them")
+    if not report.fused and not report.folded:
         console.print(f"{_verdict(result)}")
+    _print_evidence(report)
     _print_remarks(result)
     where = f"wrote {result.output}" if result.output else "dry run: nothing was written"
     console.print(where)
 
 
-def _blocks(report: FusionReport) -> Table:
+def _print_evidence(report: FusionReport) -> None:
+    for value, source in dict.fromkeys((e.value, e.source) for e in report.epsilons):
+        stdout().print(f"epsilon {value:g} ({source})")
+    worst = report.worst
+    if worst is not None:
+        stdout().print(f"worst block '{worst.where}': {worst.certificate}")
+
+
+def _blocks(report: FusionReport) -> Grid:
     grid = table("block", "branches", "becomes", "#parameters", "#MACs/position")
     for block in report.fused[:_LISTED]:
         branches = " + ".join(block.branches)
@@ -146,10 +196,11 @@ def _print_remarks(result: Fusion) -> None:
     console, report = stdout(), result.report
     if report.already and report.fused:
         console.print(f"already in deploy form: {', '.join(report.already)}")
-    flushed = sum(block.flushed for block in report.fused)
-    if flushed:
-        console.print(f"{flushed} subnormal values set to zero (they slow a CPU down)")
-    for left in report.left:
+    if report.flushed:
+        console.print(f"{report.flushed} subnormal values set to zero (they slow a CPU down)")
+    for left in report.left[:_LISTED]:
         console.print(f"left alone: {left.where}: {left.reason}")
+    if len(report.left) > _LISTED:
+        console.print(f"... and {len(report.left) - _LISTED} more left alone; --json lists them")
     for notice in report.notices:
         console.print(f"note: {notice}")

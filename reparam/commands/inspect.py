@@ -10,10 +10,22 @@ import click
 
 from reparam.checkpoint.fusing import listing
 from reparam.checkpoint.inspection import Inspection, inspect
-from reparam.commands.common import json_option, print_json, stdout, table, the_checkpoint
+from reparam.commands.common import (
+    json_option,
+    print_json,
+    progress,
+    stdout,
+    table,
+    the_checkpoint,
+)
 
 
-@click.command(epilog="Example:  reparam inspect ckpt.pdparams")
+@click.command(
+    epilog="""\b
+Example:
+  reparam inspect ckpt.pdparams
+  reparam inspect model.onnx --json"""
+)
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @json_option
 def command(checkpoint: Path | None, as_json: bool) -> None:
@@ -22,7 +34,8 @@ def command(checkpoint: Path | None, as_json: bool) -> None:
     if path.suffix == ".onnx":
         _inspect_onnx(path, as_json)
         return
-    found = inspect(path)
+    with progress(f"reading {path}"):
+        found = inspect(path)
     if as_json:
         print_json("inspect", found.form, found.to_json())
     else:
@@ -66,7 +79,8 @@ def _settings(values: dict[str, Any]) -> str:
 def _inspect_onnx(path: Path, as_json: bool) -> None:
     from reparam.adapters.onnx_model import inspect_file
 
-    found = inspect_file(path)
+    with progress(f"reading {path}"):
+        found = inspect_file(path)
     if as_json:
         print_json("inspect", "onnx", found)
         return

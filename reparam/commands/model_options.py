@@ -13,7 +13,7 @@ import click
 from reparam.adapters.foreign_import import is_factory
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.checkpoint import load_checkpoint
-from reparam.commands.common import settings_option
+from reparam.commands.common import settings_option, tell_unused
 from reparam.configuration import (
     Configuration,
     check_configuration,
@@ -22,6 +22,8 @@ from reparam.configuration import (
 )
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+WITHOUT_EFFECT = "a network of your own decides it"
 
 _OPTIONS = (
     click.option(
@@ -54,23 +56,17 @@ class Choice:
     config: Path | None
     input_channels: int | None
 
-    def of(self, *checkpoints: Path, epsilon: float | None = None) -> Chosen:
+    def of(self, *checkpoints: Path) -> Chosen:
         """Return what the options come to for checkpoints that all have to agree with them.
-
-        Args:
-            epsilon: that was given, if it was.
 
         Raises:
             UnsupportedModelError, CheckpointError, ConfigurationError: they do not agree.
         """
         if self.model is not None and is_factory(self.model):
-            ignored = {"-c": self.config, "--epsilon": epsilon}
-            for option in (name for name, value in ignored.items() if value is not None):
-                _note(f"{option} has no effect with a network of your own")
             own = ForeignModel(self.model, self.given, self.input_channels)
-            return Chosen({}, own, None)
-        if self.input_channels is not None:
-            _note("--input-channels has no effect without a network of your own")
+            unused = tell_unused(("config", "epsilon"), WITHOUT_EFFECT)
+            return Chosen({}, own, None, tuple(unused))
+        notices = tell_unused(("input_channels",), "it is for a network of your own")
         configuration = None if self.config is None else read_configuration(self.config)
         for path in checkpoints if configuration is not None or self.model is not None else ():
             shapes = load_checkpoint(path).shapes
@@ -78,17 +74,23 @@ class Choice:
                 check_name(self.model, shapes)
             if configuration is not None:
                 check_configuration(configuration, shapes)
-        return Chosen(self._settings(configuration), None,
-                      configuration.input_size if configuration else None)  # fmt: skip
-
-    def _settings(self, configuration: Configuration | None) -> dict[str, Any]:
+        settings = dict(self.given)
         if configuration is None:
-            return dict(self.given)
-        for name, value in self.given.items():
-            said = {**configuration.told, **configuration.settings}
-            if name in said and said[name] != value:
-                _note(f"--model-arg {name}={value} wins over {said[name]} in {self.config}")
-        return {**configuration.settings, **self.given}
+            return Chosen(settings, None, None, tuple(notices))
+        notices += self._contradictions(configuration)
+        settings = {**configuration.settings, **settings}
+        return Chosen(settings, None, configuration.input_size, tuple(notices))
+
+    def _contradictions(self, configuration: Configuration) -> list[str]:
+        said = {**configuration.told, **configuration.settings}
+        notices = [
+            f"--model-arg {name}={value} wins over {said[name]} in {self.config}"
+            for name, value in self.given.items()
+            if name in said and said[name] != value
+        ]
+        for notice in notices:
+            click.echo(f"note: {notice}", err=True)
+        return notices
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,13 @@ class Chosen:
         settings: of a registered architecture, in place of what it assumes.
         own: the user's own network, in place of a registered one.
         input_size: (H, W) that a configuration names.
+        notices: options that have no effect or contradict each other; told on stderr already.
     """
 
     settings: dict[str, Any]
     own: ForeignModel | None
     input_size: tuple[int, int] | None
+    notices: tuple[str, ...] = ()
 
 
 def model_options(command: Command) -> Command:
@@ -122,7 +126,3 @@ def model_options(command: Command) -> Command:
     for option in reversed(_OPTIONS):
         with_choice = option(with_choice)
     return with_choice  # type: ignore[return-value]
-
-
-def _note(text: str) -> None:
-    click.echo(f"note: {text}", err=True)

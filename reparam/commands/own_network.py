@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from reparam.adapters.foreign_models import ForeignModel
-from reparam.commands.common import print_json, stdout, table
+from reparam.commands.common import print_json, progress, stdout, table
 from reparam.exporter.layer_fusing import LayerFusion, LayerReport, fuse_layers
 
 _LISTED = 8  # blocks in the table; what is printed does not grow with the network
@@ -16,22 +18,18 @@ def fuse_own(
     model: ForeignModel,
     output: Path | None,
     *,
-    input_size: tuple[int, int] | None,
-    strict: bool,
-    force: bool,
-    dry_run: bool,
     as_json: bool,
+    notices: Sequence[str],
+    **options: Any,
 ) -> None:
-    """Convert, prove and write, then print the report."""
-    result = fuse_layers(
-        checkpoint,
-        model,
-        output,
-        input_size=input_size,
-        strict=strict,
-        force=force,
-        dry_run=dry_run,
-    )
+    """Convert, prove and write, then print the report.
+
+    Args:
+        notices: told already, and to be in the JSON as well.
+        options: of :func:`reparam.exporter.layer_fusing.fuse_layers`.
+    """
+    with progress(f"converting {checkpoint} by the methods of {model.spec}"):
+        result = fuse_layers(checkpoint, model, output, **options)
     if as_json:
         fields = {
             "source": result.source,
@@ -39,7 +37,9 @@ def fuse_own(
             "output": result.output,
             "sha256": result.sha256,
         }
-        print_json("fuse", _verdict(result.report), {**fields, **result.report.to_json()})
+        report = result.report.to_json()
+        report["notices"] = [*report["notices"], *notices]
+        print_json("fuse", _verdict(result.report), {**fields, **report})
     else:
         _print(result)
 

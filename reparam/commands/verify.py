@@ -12,9 +12,11 @@ from reparam.commands.common import (
     epsilon_option,
     json_option,
     print_json,
+    progress,
     sizes_of,
     stdout,
     table,
+    tell_unused,
     the_checkpoint,
 )
 from reparam.commands.model_options import Choice, model_options
@@ -58,22 +60,32 @@ def command(
     Without CANDIDATE, a train-time checkpoint is compared with its own fusion, and a deploy
     checkpoint with the source that its manifest names. Exit 1 if they are not equivalent.
     """
+    sizes = sizes_of(input_size) or DEFAULT_SIZES
     path = the_checkpoint(original)
-    chosen = choice.of(path, epsilon=epsilon)
+    chosen = choice.of(path)
     probing = Probing(
         epsilon=epsilon,
-        sizes=sizes_of(input_size) or DEFAULT_SIZES,
+        sizes=sizes,
         own_input=None if probe is None else _load_probe(probe),
         network=network,
         settings=chosen.settings,
         model=chosen.own,
     )
-    result = verify(path, candidate, probing)
+    with progress(f"comparing {candidate or 'its fusion'} with {path}"):
+        result = verify(path, candidate, probing)
+    notices = [*chosen.notices, *_unused(result)]
     if as_json:
-        print_json("verify", result.verdict, result.to_json())
+        print_json("verify", result.verdict, {**result.to_json(), "notices": notices})
     else:
         _print(result)
     return 0 if result.verdict == "equivalent" else EXIT_NO
+
+
+def _unused(result: Verification) -> list[str]:
+    """Tell of the options that are about running the network, if it was not run."""
+    if any(stage.probes for stage in result.stages):
+        return []
+    return tell_unused(("input_size", "probe", "settings"), "the network was not run")
 
 
 def _load_probe(path: Path) -> np.ndarray[Any, Any]:
@@ -101,10 +113,18 @@ def _print(result: Verification) -> None:
     console.print(grid)
     for stage in result.stages:
         console.print(f"{stage.name}: {stage.why}", style="dim")
+        _print_certificate(stage)
     _print_differing_blocks(result)
     if result.first_difference:
         console.print(f"first difference: {result.first_difference}")
     console.print(f"verdict: {result.verdict}", style="bold")
+
+
+def _print_certificate(stage: Stage) -> None:
+    worst = stage.worst_certified
+    if worst is not None:
+        stdout().print(f"{stage.name}: worst of {len(stage.blocks)} '{worst.where}': "
+                       f"{worst.certificate}")  # fmt: skip
 
 
 def _worst(stage: Stage) -> tuple[str, str]:

@@ -16,7 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from reparam.conv.operators import Affine, Array, AvgPool, BatchNorm, Conv, Padding
+from reparam.conv.operators import (
+    Affine,
+    Array,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Padding,
+    given_away,
+)
 from reparam.errors import NotFusibleError
 
 
@@ -49,7 +57,8 @@ def scale_and_shift(conv: Conv, affine: Affine) -> Conv:
     """
     _need_channels(conv.out_channels, affine.channels, "the affine that follows it")
     scale = affine.scale.reshape((-1,) + (1,) * (conv.weight.ndim - 1))
-    return replace(conv, weight=conv.weight * scale, bias=conv.bias * affine.scale + affine.shift)
+    weight, bias = conv.weight * scale, conv.bias * affine.scale + affine.shift
+    return replace(conv, weight=given_away(weight), bias=given_away(bias))
 
 
 def identity_as_conv(channels: int, axes: int = 2) -> Conv:
@@ -101,8 +110,10 @@ def pad_kernel(conv: Conv, margins: Padding) -> Conv:
         (before + margin[0] * step, after + margin[1] * step)
         for (before, after), margin, step in zip(conv.padding, margins, conv.dilation, strict=True)
     )
+    if not any(any(margin) for margin in margins):
+        return conv
     weight = np.pad(conv.weight, ((0, 0), (0, 0), *margins))
-    return replace(conv, weight=weight, padding=padding)
+    return replace(conv, weight=given_away(weight), padding=padding)
 
 
 def expand_dilation(conv: Conv) -> Conv:
@@ -167,12 +178,13 @@ def add(*convs: Conv) -> Conv:
         raise NotFusibleError("a sum of no branches is not a convolution")
     _need_same_positions(convs)
     groups = reduce(gcd, (conv.groups for conv in convs))
-    aligned = [expand_groups(conv, groups) for conv in _aligned(convs)]
-    return replace(
-        aligned[0],
-        weight=sum(conv.weight for conv in aligned[1:]) + aligned[0].weight,
-        bias=sum(conv.bias for conv in aligned[1:]) + aligned[0].bias,
-    )
+    first, *others = _on_one_grid([expand_groups(conv, groups) for conv in convs])
+    whole = pad_kernel(*first)
+    weight, bias = whole.weight.copy(), whole.bias.copy()
+    for conv, margins in others:
+        weight[_inside(conv.kernel, margins)] += conv.weight
+        bias += conv.bias
+    return replace(whole, weight=given_away(weight), bias=given_away(bias))
 
 
 def compose(first: Conv, second: Conv) -> Conv:
@@ -227,18 +239,25 @@ def _composed(inner: Conv, outer: Conv) -> tuple[Array, Array]:
     return weight.reshape(-1, *weight.shape[2:]), outer.bias + bias.reshape(-1)
 
 
-def _aligned(convs: tuple[Conv, ...]) -> list[Conv]:
-    """Give all the same dilation, kernel and padding; positions are known to agree.
+def _on_one_grid(convs: list[Conv]) -> list[tuple[Conv, Padding]]:
+    """Give all the same dilation, and each the margins by which it falls short of the largest.
 
     The offset of a tap from the output position runs from -before to extent - 1 - before.
+    Positions are known to agree.
     """
     if len({conv.dilation for conv in convs}) > 1:
-        convs = tuple(expand_dilation(conv) for conv in convs)
+        convs = [expand_dilation(conv) for conv in convs]
     before = [max(sides) for sides in zip(*(_offsets(conv, 0) for conv in convs), strict=True)]
     after = [max(sides) for sides in zip(*(_offsets(conv, 1) for conv in convs), strict=True)]
     if any(_misfit(conv, before, after) for conv in convs):
-        convs = tuple(expand_dilation(conv) for conv in convs)
-    return [pad_kernel(conv, _margins(conv, before, after)) for conv in convs]
+        convs = [expand_dilation(conv) for conv in convs]
+    return [(conv, _margins(conv, before, after)) for conv in convs]
+
+
+def _inside(kernel: tuple[int, ...], margins: Padding) -> Any:
+    """Index the last axes: where a kernel lies in the largest."""
+    sides = zip(kernel, margins, strict=True)
+    return (..., *(slice(before, before + size) for size, (before, _) in sides))
 
 
 def _offsets(conv: Conv, side: int) -> tuple[int, ...]:

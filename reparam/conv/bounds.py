@@ -16,6 +16,9 @@ UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11}
 SMALLEST_NORMAL = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-14}
 
 BATCH_NORM_ROUNDINGS = 6  # add, square root, divide, multiply, multiply, subtract
+FUSING_ROUNDINGS = 8
+"""Of one weight by who fuses in the dtype of the checkpoint: epsilon, add, square root, divide,
+multiply by the kernel or the mean, multiply by a factor, and one for each of two plus signs."""
 
 
 def gamma(n: int, dtype: str = "float64") -> float:
@@ -43,11 +46,11 @@ def rounding_count(block: Block) -> int:
     return BATCH_NORM_ROUNDINGS if isinstance(block, BatchNorm) else 2
 
 
-def error_bound(block: Block, x: Array, *, stored: str = "float64") -> Array:
+def error_bound(block: Block, x: Array, *, stored: str = "float64", roundings: int = 1) -> Array:
     """Return, for each output, how far the fused convolution may be from ``block``.
 
         2 * gamma_n * B    both sides are evaluated in float64, each may be off by gamma_n * B
-        + u * B            the fused weight was rounded once to the dtype ``stored``
+        + k * u * B        the fused weight was rounded k times to the dtype ``stored``
         + taps * tiny      and values below its smallest normal were flushed to zero
 
     where B is ``block`` evaluated with absolute values. Derived, so it needs no tuning.
@@ -55,11 +58,12 @@ def error_bound(block: Block, x: Array, *, stored: str = "float64") -> Array:
     Args:
         x: the probe (N, I, *spatial).
         stored: dtype the fused weight is kept in.
+        roundings: k; once is ours, fusing in that dtype takes up to ``FUSING_ROUNDINGS``.
     """
     magnitude = evaluate_magnitude(block, x)
     bound = 2 * gamma(rounding_count(block)) * magnitude
     if stored != "float64":
         taps = rounding_count(block)
         tiny = SMALLEST_NORMAL[stored] * taps * (1 + float(np.abs(x).max(initial=0.0)))
-        bound = bound + UNIT_ROUNDOFF[stored] * magnitude + tiny
+        bound = bound + roundings * UNIT_ROUNDOFF[stored] * magnitude + tiny
     return bound

@@ -22,10 +22,24 @@ PerAxis: TypeAlias = int | Sequence[int]
 
 
 def frozen(values: npt.ArrayLike) -> Array:
-    """Return a read-only float64 copy, contiguous in C order."""
+    """Return ``values`` read-only in float64 and C order; a copy, unless nobody can change them."""
+    if isinstance(values, np.ndarray) and _cannot_change(values):
+        return values
     array = np.array(values, dtype=np.float64, order="C")
     array.flags.writeable = False
     return array
+
+
+def _cannot_change(values: npt.NDArray[Any]) -> bool:
+    """Whether this is what :func:`frozen` returns, or an array that a law gave away."""
+    alone = values.base is None and values.dtype == np.float64
+    return alone and values.flags.c_contiguous and not values.flags.writeable
+
+
+def given_away(values: Array) -> Array:
+    """Make a fresh array read-only, so that :func:`frozen` need not copy it."""
+    values.flags.writeable = False
+    return values
 
 
 def per_axis(value: PerAxis, axes: int, what: str, least: int) -> tuple[int, ...]:
@@ -101,11 +115,11 @@ class Conv:
         groups: int = 1,
     ) -> Conv:
         """Return a Conv; integers mean the same on every axis, no bias means zero."""
-        weight = np.asarray(weight, dtype=np.float64)
+        weight = frozen(weight)
         axes = weight.ndim - 2
         return cls(
             weight,
-            np.zeros(weight.shape[:1]) if bias is None else np.asarray(bias, dtype=np.float64),
+            given_away(np.zeros(weight.shape[:1])) if bias is None else frozen(bias),
             per_axis(stride, axes, "stride", 1),
             per_axis(dilation, axes, "dilation", 1),
             per_side(padding, axes),

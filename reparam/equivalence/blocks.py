@@ -1,19 +1,23 @@
 """Block by block, from the stored arrays alone: the proof that needs no network and no runtime.
 
-Both sides of a block are evaluated by the oracle in float64, each in the form in which its file
-holds it. The oracle shares no code with the laws that fused the block, so a wrong law, a wrong
-epsilon or a wrong weight shows here.
+Two checks that share no code. Probes: both sides of a block are evaluated by the oracle in
+float64, each in the form in which its file holds it, so a wrong law, a wrong epsilon or a wrong
+weight shows. Weights: the candidate's are compared one by one with what the block is exactly, and
+the certificate says what that means for every input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from reparam.checkpoint.blocks import BlockMatch, block_tree, group_count
-from reparam.conv import Block, Conv, error_bound, evaluate
+from reparam.conv import Block, Conv, error_bound, evaluate, fuse
+from reparam.conv.bounds import FUSING_ROUNDINGS
+from reparam.conv.certificate import certificate_of, channel_bounds, worst_element
 from reparam.conv.operators import Array
 from reparam.equivalence.probes import probes
 from reparam.equivalence.records import DIFFERENT, EQUAL, BlockResult, Stage
@@ -21,8 +25,9 @@ from reparam.equivalence.records import DIFFERENT, EQUAL, BlockResult, Stage
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 WHY = (
-    "both sides evaluated in float64 from the stored arrays on 6 probes; the bound is "
-    "2*gamma_n*B + u*B of float rounding (Higham 2002, section 3.1)"
+    "both sides evaluated in float64 from the stored arrays on 6 probes, and every weight compared "
+    f"with the exact one; allowed is what {FUSING_ROUNDINGS} roundings of its dtype can do, "
+    f"2*gamma_n*B + {FUSING_ROUNDINGS}*u*B (Higham 2002, section 3.1)"
 )
 
 
@@ -52,11 +57,40 @@ def _compare(
     size = tuple(k + 2 + 2 * axis for axis, k in enumerate(wide[2:]))  # a border and an interior
     inputs = probes(wide[1] * groups, size)
     x = np.concatenate(list(inputs.values()))
+    fused = fuse(ours)
     results = []
     for theirs, stored in _forms_in(match, original, candidate, eps, groups):
-        distance, bound = _difference(ours, theirs, x), error_bound(ours, x, stored=stored)
-        results.append(_judge(match.where, distance, bound, list(inputs)))
+        distance = _difference(ours, theirs, x)
+        bound = error_bound(ours, x, stored=stored, roundings=FUSING_ROUNDINGS)
+        result = _judge(match.where, distance, bound, list(inputs))
+        results.append(_certified(result, ours, fused, theirs, stored))
     return next((result for result in results if result.verdict == DIFFERENT), results[0])
+
+
+def _certified(
+    result: BlockResult, ours: Block, fused: Conv, theirs: Block, stored: str
+) -> BlockResult:
+    """Add what holds for every input; one weight that is off decides where no probe did."""
+    other = fuse(theirs)  # of a stored convolution, itself
+    bounds = channel_bounds(ours, fused, other.weight, other.bias, stored)
+    if not isinstance(theirs, Conv):
+        bounds = bounds.widened(channel_bounds(theirs, other, other.weight, other.bias, stored))
+    result = replace(result, certificate=certificate_of([bounds], stored))
+    worst = worst_element(
+        ours, fused, other.weight, other.bias, roundings=FUSING_ROUNDINGS, dtype=stored
+    )
+    if result.verdict == DIFFERENT or worst.off <= worst.allowed:
+        return result
+    return replace(
+        result,
+        verdict=DIFFERENT,
+        distance=worst.off,
+        bound=worst.allowed,
+        probe="",
+        index=worst.index,
+        reason=f"{worst.name} {list(worst.index)} is off by {worst.off:.3g} (allowed: "
+        f"{worst.allowed:.3g}), too little to show on a probe",
+    )
 
 
 def _difference(ours: Block, theirs: Block, x: Array) -> Array:

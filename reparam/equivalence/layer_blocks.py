@@ -158,8 +158,10 @@ def _one_channel(channels: int, size: tuple[int, ...]) -> Array:
     chosen = np.unique(np.linspace(0, channels - 1, _ALONE).astype(int))
     x = np.zeros((2, len(chosen), channels, *size))
     centre = tuple(n // 2 for n in size)
-    for position, channel in enumerate(chosen):
-        x[(0, position, channel, *centre)], x[(1, position, channel, *centre)] = 1e3, -1e3
+    for sign, value in enumerate((1e3, -1e3)):
+        for position, channel in enumerate(chosen):
+            where = (sign, position, channel, *centre)
+            x[where] = value
     return x.reshape(2 * len(chosen), channels, *size)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from reparam.conv.certificate import Certificate
+
 EQUAL, DIFFERENT, UNDECIDABLE, SKIPPED = "equal", "different", "undecidable", "skipped"
 
 
@@ -14,7 +16,8 @@ class BlockResult:
 
     ``distance`` is the largest difference relative to what it may be there, at the output
     ``index`` (n, channel, *position); ``bound`` is the allowance at that output, derived from
-    float rounding alone.
+    float rounding alone. Where no probe but a single weight decided, they are those of the weight
+    and ``probe`` is empty. ``certificate`` holds for every input.
     """
 
     where: str
@@ -24,6 +27,7 @@ class BlockResult:
     probe: str
     index: tuple[int, ...]
     reason: str = ""
+    certificate: Certificate | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ class Stage:
     @property
     def worst_block(self) -> BlockResult | None:
         return max(self.blocks, key=lambda b: _share(b.distance, b.bound), default=None)
+
+    @property
+    def worst_certified(self) -> BlockResult | None:
+        """The block whose certificate allows most roundings."""
+        certified = [block for block in self.blocks if block.certificate]
+        return max(certified, key=_roundings, default=None)
 
     @property
     def worst_probe(self) -> ProbeResult | None:
@@ -102,3 +112,7 @@ def verdict_of(stages: tuple[Stage, ...]) -> str:
 
 def _share(distance: float, bound: float) -> float:
     return distance / bound if bound else float("inf") if distance else 0.0
+
+
+def _roundings(block: BlockResult) -> float:
+    return block.certificate.roundings if block.certificate else 0.0

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from reparam.adapters.converter import check_opset, convert
+from reparam.adapters.converter import check_opset, convert, need_converter
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.onnx_cleaning import Cleaned, clean_model
 from reparam.adapters.onnx_model import Value, arrays_of, interface_of, stamped
@@ -97,6 +97,7 @@ def export_onnx(
     """
     chosen = Options(**options)
     check_request(checkpoint.path, output, chosen)
+    need_converter()
     chosen.tell("building the network")
     if model is None:
         network = network_of(checkpoint, fuse=fuse, epsilon=epsilon, settings=settings)
@@ -118,6 +119,7 @@ def export_network(network: Network, output: Path, options: Options) -> ExportRe
         MissingDependencyError: a package that exporting needs is not installed.
     """
     check_request(network.source, output, options)
+    need_converter()
     options.tell("converting to ONNX")
     cleaned = _converted(network, options)
     options.tell("checking the file against the network")

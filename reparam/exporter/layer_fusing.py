@@ -17,13 +17,13 @@ from reparam.checkpoint import Checkpoint, Left, load_checkpoint
 from reparam.checkpoint.files import format_of, write_arrays
 from reparam.checkpoint.fusing import need_finite
 from reparam.checkpoint.manifest import manifest_of, manifest_path
-from reparam.checkpoint.pipeline import deploy_path
+from reparam.checkpoint.pipeline import check_outputs, target_of
 from reparam.equivalence.layer_verification import LayerTruth
 from reparam.equivalence.probes import DEFAULT_SIZES, Probing
 from reparam.equivalence.records import DIFFERENT, UNDECIDABLE, BlockResult, Stage
-from reparam.errors import NotEquivalentError, NotFusibleError, OutputError, UnsupportedModelError
+from reparam.errors import NotEquivalentError, NotFusibleError, UnsupportedModelError
 from reparam.exporter.networks import dtype_notices
-from reparam.files import check_output, sha256_of, whole_file
+from reparam.files import whole_group
 from reparam.version import tool_version
 
 
@@ -86,6 +86,7 @@ def fuse_layers(
     *,
     input_size: tuple[int, int] | None = None,
     skip: Sequence[str] = (),
+    format: str | None = None,
     strict: bool = False,
     force: bool = False,
     dry_run: bool = False,
@@ -99,6 +100,7 @@ def fuse_layers(
         output: ``x.deploy.pdparams`` beside ``x.pdparams`` by default; its ending is the format.
         input_size: (H, W) of an image that the network runs on; 96 x 96 if None.
         skip: blocks to leave as they are: paths, or patterns with ``*`` and ``?``.
+        format: ``pdparams`` or ``safetensors``; added to an ``output`` that ends in neither.
 
     Raises:
         NotEquivalentError: a block, or the whole network, is another function after conversion.
@@ -108,10 +110,10 @@ def fuse_layers(
         OutputError: the output cannot be written there.
     """
     source = Path(source)
-    target = deploy_path(source) if output is None else Path(output)
+    target = target_of(source, None if output is None else Path(output), format)
     kind = format_of(target)
     if not dry_run:
-        _check_outputs(source, target, force)
+        check_outputs(source, target, force)
     checkpoint = load_checkpoint(source)
     need_finite(checkpoint.arrays)
     sizes = DEFAULT_SIZES if input_size is None else (input_size,)
@@ -125,10 +127,9 @@ def fuse_layers(
     if dry_run:
         return LayerFusion(source, checkpoint.sha256, None, "", report)
     metadata = {**checkpoint.metadata, "reparam.source_sha256": checkpoint.sha256}
-    with whole_file(manifest_path(target), force) as note, whole_file(target, force) as weights:
+    with whole_group(target, manifest_path(target), force=force) as (weights, note):
         names = {key: name for key, name in checkpoint.names.items() if key in arrays}
-        write_arrays(weights, kind, arrays, names=names, metadata=metadata)
-        sha256 = sha256_of(weights)
+        sha256 = write_arrays(weights, kind, arrays.items(), names=names, metadata=metadata)
         text = manifest_of(checkpoint, target, sha256, report, tool_version())
         note.write_text(text, encoding="utf-8")
     return LayerFusion(source, checkpoint.sha256, target, sha256, report)
@@ -211,15 +212,6 @@ def _refusal(stage: Stage, conversion: Conversion) -> NotEquivalentError:
 
 def _path(where: str) -> str:
     return "" if where == "(root)" else where
-
-
-def _check_outputs(source: Path, target: Path, force: bool) -> None:
-    if target.exists() and source.exists() and target.samefile(source):
-        raise OutputError(
-            f"'{target}' is the input", why="the input is never changed", hint="-o names another"
-        )
-    check_output(target, force)
-    check_output(manifest_path(target), force)
 
 
 def _carried(checkpoint: Checkpoint, arrays: dict[str, np.ndarray[Any, Any]]) -> int:

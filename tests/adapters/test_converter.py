@@ -17,6 +17,7 @@ from reparam.adapters.converter import child_environment, convert, first_error
 from reparam.adapters.paddle_models import import_paddle
 from reparam.adapters.static_program import save_static
 from reparam.errors import ExportError
+from tests.converter import needs_converter
 
 Static = tuple[Path, Path]
 
@@ -183,6 +184,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Static:
     return save_static(paddle.nn.Conv2D(3, 4, 3), "image", [None, 3, 8, 8], folder)
 
 
+@needs_converter
 def test_real_converter_returns_a_model_and_runs_no_pip(
     saved: Static, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +206,7 @@ def test_real_converter_returns_a_model_and_runs_no_pip(
     assert not note.exists()
 
 
+@needs_converter
 def test_real_converter_given_no_weights_is_refused(saved: Static, tmp_path: Path) -> None:
     empty = tmp_path / "empty.pdiparams"
     empty.write_bytes(b"")

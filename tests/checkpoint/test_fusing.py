@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reparam.checkpoint import fuse_arrays, fuse_names
+from reparam.checkpoint import fuse_arrays
 from reparam.checkpoint.blocks import block_tree, find_blocks
+from reparam.checkpoint.fusing import Fusing
 from reparam.conv import Conv, error_bound, evaluate
 from reparam.errors import CheckpointError, NotFusibleError
 from tests.weights import cspresnet_arrays, random_arrays, repvgg_arrays
@@ -285,9 +286,7 @@ def test_weights_that_do_not_fit_their_dtype(dtype, error, said):
 def test_the_table_of_static_names_follows():
     arrays = block_arrays("RepVggBlock") | {"head.weight": np.ones((2, 2), np.float32)}
     names = {key: f"{key.replace('.', '_')}.w_0" for key in arrays}
-    fused, report = fuse_arrays(arrays)
-    table = fuse_names(names, report, fused)
-    assert table == {
+    assert Fusing(arrays).names(names) == {
         "head.weight": "head_weight.w_0",
         "block.conv.weight": "block_conv1_conv_weight.w_0",
         "block.conv.bias": "block_conv1_conv_weight.b_0",

@@ -90,7 +90,7 @@ def test_arrays_are_views_that_cannot_be_written():
 
 def test_what_is_written_is_read_by_pickle_and_by_us():
     stream = io.BytesIO()
-    write_pickle(stream, arrays(), {"float32": "conv2d_0.w_0"})
+    write_pickle(stream, arrays().items(), {"float32": "conv2d_0.w_0"})
     for found in (pickle.loads(stream.getvalue()), read(stream.getvalue())):
         assert found.pop("StructuredToParameterName@@") == {"float32": "conv2d_0.w_0"}
         assert_same(found, arrays())
@@ -98,7 +98,7 @@ def test_what_is_written_is_read_by_pickle_and_by_us():
 
 def test_written_names_exist_in_numpy_1_and_2():
     stream = io.BytesIO()
-    write_pickle(stream, arrays(), {})
+    write_pickle(stream, arrays().items(), {})
     assert b"numpy.core.multiarray" in stream.getvalue()
     assert b"numpy._core" not in stream.getvalue()
 

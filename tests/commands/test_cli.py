@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,6 +157,8 @@ class TestVerify:
         assert code == 0
         assert "verdict: equivalent" in out
         assert "Higham" in out  # why the bound is enough
+        certificate = r"worst of 7 'stage\S+': at most \S+ \* max\|x\| \+ \S+ for every input"
+        assert re.search(certificate, " ".join(out.split()))
 
     def test_different(self, run, source):
         run("fuse", source)
@@ -171,7 +174,9 @@ class TestVerify:
         code, out, _ = run("verify", source, "--no-network", "--json")
         report = json.loads(out)
         assert (code, report["verdict"]) == (0, "equivalent")
-        assert len(report["stages"][1]["blocks"]) == 7
+        blocks = report["stages"][1]["blocks"]
+        assert len(blocks) == 7
+        assert all(0 < block["certificate"]["roundings"] <= 1 for block in blocks)
 
     def test_json_of_a_block_that_is_not_there(self, run, source):
         run("fuse", source)
@@ -225,17 +230,11 @@ class TestInspect:
 
 
 class TestUsage:
-    @pytest.mark.parametrize("arguments", [[], ["fus"], ["fuse", "--nope"], ["fuse", "a", "b"],
+    @pytest.mark.parametrize("arguments", [["fus"], ["fuse", "--nope"], ["fuse", "a", "b"],
                                            ["fuse", "--epsilon", "-1"], ["bench", "--rounds", "0"],
                                            ["export", "x.pdparams", "--opset", "7"]])  # fmt: skip
     def test_wrong_usage_is_2(self, run, arguments):
         assert run(*arguments)[0] == 2
-
-    @pytest.mark.parametrize("command", ["inspect", "fuse", "verify", "export", "bench", "demo"])
-    def test_every_command_has_help_and_an_example(self, run, command):
-        code, out, _ = run(command, "--help")
-        assert code == 0
-        assert "Example" in out
 
     def test_version(self, run):
         code, out, _ = run("--version")

@@ -105,8 +105,8 @@ class TestOwnNetwork:
 
     def test_options_without_effect_are_told(self, run, source, config):
         _, _, err = run("fuse", source, *OWN, "-c", config, "--epsilon", "1e-3", "--dry-run")
-        assert "note: -c has no effect with a network of your own" in err
-        assert "note: --epsilon has no effect with a network of your own" in err
+        assert "note: --config has no effect: a network of your own decides it" in err
+        assert "note: --epsilon has no effect: a network of your own" in err
 
     def test_a_size_that_does_not_run(self, run, source):
         code, _, err = run("fuse", source, *OWN, "--input-channels", 4)

@@ -154,10 +154,8 @@ def identity_broadcast(conv: Conv, groups: int = 1) -> Conv:
 right_pad_kernel = algebra.pad_kernel
 
 
-def kernel_off_centre(conv: Conv, margins) -> Conv:
-    right = right_pad_kernel(conv, margins)
-    late = tuple((0, before + after) for before, after in margins)
-    return replace(right, weight=np.pad(conv.weight, ((0, 0), (0, 0), *late)))
+def kernel_off_centre(kernel, margins):
+    return (..., *(slice(0, size) for size in kernel))
 
 
 def axes_swapped(conv: Conv, margins) -> Conv:
@@ -218,7 +216,7 @@ MUTATIONS = {
     "alpha 0 taken for absent": (block_module, "scale_and_shift", alpha_zero_taken_for_absent),
     "identity ignores groups": (algebra, "expand_groups", identity_ignoring_groups),
     "identity broadcast to dense": (algebra, "expand_groups", identity_broadcast),
-    "kernel padded off centre": (algebra, "pad_kernel", kernel_off_centre),
+    "kernel padded off centre": (algebra, "_inside", kernel_off_centre),
     "H and W padding swapped": (algebra, "pad_kernel", axes_swapped),
     "dilation ignored": (algebra, "expand_dilation", dilation_ignored),
     "border folded through padding": (algebra, "_need_zero_border", no_guard),

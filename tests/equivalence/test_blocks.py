@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reparam.checkpoint import blocks as blocks_module
 from reparam.checkpoint import fuse_arrays
+from reparam.checkpoint import rows as rows_module
 from reparam.checkpoint.blocks import find_blocks
+from reparam.conv import Conv
 from reparam.equivalence.blocks import compare_blocks
 from reparam.equivalence.carried import compare_carried
 from reparam.equivalence.probes import network_probes, probes
@@ -18,7 +21,8 @@ from tests.conv.test_mutations import MUTATIONS
 from tests.weights import cspresnet_arrays, repvgg_arrays
 
 NETWORKS = {"cspresnet": cspresnet_arrays, "repvgg": repvgg_arrays}
-# What these two networks do not contain: convolution biases, dilation, pooling, sequences.
+# What these two networks do not contain: convolution biases, dilation, pooling, sequences; and
+# identities in groups, which are made by rows here.
 ELSEWHERE = {
     "convolution bias dropped",
     "H and W padding swapped",  # the same on both axes here
@@ -28,7 +32,26 @@ ELSEWHERE = {
     "pooling does not divide",
     "kernel flipped",
     "inner bias through one tap",
+    "identity ignores groups",
+    "identity broadcast to dense",
 }
+
+
+def rows_ignoring_groups(rows, wide):
+    channels = np.arange(wide[0])[rows]
+    weight = np.zeros((len(channels), wide[1], 1, 1))
+    weight[np.arange(len(channels)), np.minimum(channels, wide[1] - 1)] = 1
+    return Conv.of(weight)
+
+
+def rows_of_ones(rows, wide):
+    return Conv.of(np.ones((len(np.arange(wide[0])[rows]), wide[1], 1, 1)))
+
+
+def rows_counted_from_the_part(rows, wide):
+    weight = np.zeros((len(np.arange(wide[0])[rows]), wide[1], 1, 1))
+    weight[np.arange(len(weight)), np.arange(len(weight)) % wide[1]] = 1
+    return Conv.of(weight)
 
 
 def matches_in(arrays):
@@ -68,6 +91,17 @@ def test_a_wrong_law_cannot_pass(name):
             wrong, _ = fuse_arrays(arrays)
         verdicts.append(stage(arrays, wrong).verdict)
     assert "different" in verdicts
+
+
+@pytest.mark.parametrize("wrong", [rows_ignoring_groups, rows_of_ones, rows_counted_from_the_part])
+def test_a_wrong_identity_cannot_pass(wrong, monkeypatch):
+    arrays = repvgg_arrays()
+    monkeypatch.setattr(rows_module, "_PART", 500)  # several parts even in small blocks
+    assert stage(arrays, fuse_arrays(arrays)[0]).verdict == "equal"
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks_module, "_rows_of_identity", wrong)
+        fused, _ = fuse_arrays(arrays)
+    assert stage(arrays, fused).verdict == "different"
 
 
 def test_another_epsilon_is_another_function():
@@ -112,6 +146,82 @@ def test_spoiled_candidates(spoil, said):
     (wrong,) = [b for b in found.blocks if b.verdict == "different"]
     assert wrong.where == report.fused[1].where
     assert said in wrong.reason
+
+
+class TestCertificates:
+    """Beside the probes: every weight against the exact one, and a bound for every input."""
+
+    @pytest.mark.parametrize("network", NETWORKS)
+    def test_a_fusion_rounded_once(self, network):
+        arrays = NETWORKS[network]()
+        found = stage(arrays, fuse_arrays(arrays)[0])
+        for block in found.blocks:
+            assert 0 < block.certificate.c < 1e-5
+            assert block.certificate.roundings <= 1
+            assert block.certificate.dtype == "float32"
+        assert found.worst_certified.certificate.roundings == max(
+            block.certificate.roundings for block in found.blocks
+        )
+
+    def test_it_follows_what_is_wrong(self):
+        arrays = repvgg_arrays()
+        fused, report = fuse_arrays(arrays)
+        weight, bias = report.fused[2].keys
+        wrong = {**fused, weight: fused[weight] + np.float32(1), bias: fused[bias] - np.float32(2)}
+        found = stage(arrays, wrong).blocks[2].certificate
+        assert found.c == pytest.approx(fused[weight][0].size, rel=1e-4)
+        assert found.d == pytest.approx(2, rel=1e-4)
+
+    def test_a_weight_too_little_off_for_any_probe(self):
+        arrays = repvgg_arrays()
+        fused, report = fuse_arrays(arrays)
+        key = report.fused[3].keys[0]
+        values = fused[key].copy()
+        place = tuple(map(int, np.unravel_index(np.argmin(np.abs(values)), values.shape)))
+        values[place] += np.float32(3e-7)
+        (wrong,) = [b for b in stage(arrays, {**fused, key: values}).blocks if b.reason]
+        assert wrong.verdict == "different"
+        assert (wrong.probe, wrong.index) == ("", place)
+        assert f"weight {list(place)}" in wrong.reason
+
+    def test_both_in_train_time_form(self):
+        arrays = repvgg_arrays()
+        certificates = [block.certificate for block in stage(arrays, dict(arrays)).blocks]
+        assert all(0 < found.c < 1e-11 for found in certificates)
+        changed = {**arrays, "stage0.rbr_1x1.bn.bias": arrays["stage0.rbr_1x1.bn.bias"] + 1}
+        assert stage(arrays, changed).blocks[0].certificate.d == pytest.approx(1, rel=1e-3)
+
+
+def fused_in_float32(arrays):
+    """What the usual fuser makes: the same algebra, each operation rounded to float32."""
+    result = {k: a for k, a in arrays.items() if ".rbr_" not in k}
+    for match in matches_in(arrays):
+        total, shift = None, None
+        for branch in match.branches:
+            gamma, beta, mean, variance = (arrays[match.prefix + key] for key in branch.norm_keys)
+            scale = gamma / np.sqrt(variance + np.float32(1e-5))
+            if branch.conv_key:
+                kernel = arrays[match.prefix + branch.conv_key]
+            else:
+                kernel = np.zeros((*total.shape[:2], 1, 1), np.float32)
+                kernel[np.arange(len(total)), np.arange(len(total)) % total.shape[1]] = 1
+            own = kernel * scale.reshape(-1, 1, 1, 1)
+            if own.shape[2] == 1 and total is not None:
+                own = np.pad(own, ((0, 0), (0, 0), (1, 1), (1, 1)))
+            total = own if total is None else total + own
+            own = beta - mean * gamma / np.sqrt(variance + np.float32(1e-5))
+            shift = own if shift is None else shift + own
+        assert total.dtype == shift.dtype == np.float32
+        result |= {match.weight_key: total, match.bias_key: shift}
+    return result
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_another_fuser_s_float32_is_no_difference(seed):
+    arrays = repvgg_arrays(seed, groups={1: 8, 3: 12, 5: 16})  # depthwise, where sums are short
+    found = stage(arrays, fused_in_float32(arrays))
+    assert found.verdict == "equal", [block.reason for block in found.blocks]
+    assert 1 < max(block.certificate.roundings for block in found.blocks) < 8
 
 
 def test_the_train_time_form_on_both_sides():

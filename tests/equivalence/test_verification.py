@@ -12,6 +12,7 @@ from reparam.checkpoint.pipeline import fuse
 from reparam.equivalence import Probing, verify
 from reparam.errors import CheckpointError, MissingDependencyError, ReparamError
 from reparam.exporter import export
+from tests.converter import needs_converter
 from tests.weights import cspresnet_arrays, repvgg_arrays, write
 
 QUICK = Probing(network=False)
@@ -137,6 +138,7 @@ def test_other_dtypes_are_proved_by_their_arrays(tmp_path, dtype):
     assert result.verdict == "equivalent"
 
 
+@needs_converter
 class TestOnnx:
     """Against exported files: right, fused wrongly, unfused, with a fixed batch."""
 

@@ -19,6 +19,9 @@ from reparam.adapters.onnx_runtime import run_onnx
 from reparam.checkpoint import fuse_arrays
 from reparam.exporter import ExportReport, export_onnx
 from tests.adapters.recorded import Recorded, checkpoint, recorded
+from tests.converter import needs_converter
+
+pytestmark = needs_converter
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,7 @@ def test_report_is_json_and_within_its_own_bound(each: Exported) -> None:
 
 
 def test_assumed_is_what_nobody_said(cspresnet: Exported) -> None:
-    assert cspresnet.report.assumed == {"act": "swish", "epsilon": 1e-5}
+    assert cspresnet.report.assumed == {"act": "swish", "trt": False, "epsilon": 1e-5}
     assert cspresnet.report.settings["return_idx"] == [1, 2]
 
 

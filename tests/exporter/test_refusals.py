@@ -27,6 +27,10 @@ from reparam.errors import (
 from reparam.exporter import checking, export_onnx, exporting
 from reparam.exporter.checking import check_operators, check_weights
 from tests.adapters.recorded import checkpoint, recorded
+from tests.converter import needs_converter
+
+pytestmark = needs_converter
+
 
 SIZE = recorded("clas_repvgg").size
 

@@ -117,6 +117,14 @@ def cases() -> list[Case]:
             class_num=10,
             use_se=True,
         ),
+        clas_network(
+            "clas_repvgg_g4",
+            (2, 3, 41, 35),
+            {2: 4, 4: 4, 6: 4},
+            num_blocks=[2, 2, 2, 1],
+            width_multiplier=[0.125, 0.0625, 0.0625, 0.0625],
+            class_num=10,
+        ),
     ]
 
 
@@ -171,7 +179,10 @@ def deploy_weights(layer: Any) -> dict[str, np.ndarray]:
 
 
 def write_case(case: Case, folder: Path) -> None:
-    """Write ``<name>.npz``: weights, input, outputs in float64 and float32, deploy weights."""
+    """Write ``<name>.npz``: weights, input, outputs in float64 and float32, deploy weights.
+
+    Of a RepVGG also the output of the peer's deploy form.
+    """
     paddle.seed(0)
     state = random_state(case.make(), case.name)
     x = np.random.default_rng(1).normal(0.0, 1.0, case.input_shape).astype(np.float32)
@@ -184,6 +195,8 @@ def write_case(case: Case, folder: Path) -> None:
     entries |= {f"output/{i}": value for i, value in enumerate(truth)}
     entries |= {f"output32/{i}": value for i, value in enumerate(outputs(case, plain, x))}
     entries |= {f"deploy/{key}": value for key, value in deploy_weights(plain).items()}
+    if case.layer == "RepVGG":
+        entries |= {f"deployed32/{i}": v for i, v in enumerate(outputs(case, plain, x))}
     about = {"peer": case.peer, "layer": case.layer, "settings": case.settings}
     np.savez_compressed(
         folder / f"{case.name}.npz", about=json.dumps(about, sort_keys=True), input=x, **entries

@@ -21,7 +21,7 @@ from reparam.models import RepVGGBlock, RepVggBlock, convert_to_deploy
 
 HERE = Path(__file__).parent
 CASES = sorted(path.stem for path in HERE.glob("*.npz"))
-NETWORKS = ["clas_repvgg", "det_cspresnet", "det_cspresnet_alpha"]
+NETWORKS = [name for name in CASES if "_block" not in name]
 BLOCKS = [name for name in CASES if "_block" in name]
 # Of every BatchNorm of both peers: 1e-5, which Paddle's operator holds as a float32 whatever the
 # dtype of its input. In float64 the difference shows, 13 digits down.
@@ -45,6 +45,7 @@ class Golden:
     deploy: Arrays
     truth: list[np.ndarray]
     float32: list[np.ndarray]
+    deployed32: list[np.ndarray]
 
 
 @cache
@@ -52,7 +53,9 @@ def golden(name: str) -> Golden:
     """Read the case ``name``."""
     with np.load(HERE / f"{name}.npz") as stored:
         entries = {key: stored[key] for key in stored.files}
-    grouped: dict[str, Arrays] = {"state": {}, "deploy": {}, "output": {}, "output32": {}}
+    grouped: dict[str, Arrays] = {
+        group: {} for group in ("state", "deploy", "output", "output32", "deployed32")
+    }
     for key, value in entries.items():
         group, slash, rest = key.partition("/")
         if slash:
@@ -64,6 +67,7 @@ def golden(name: str) -> Golden:
         deploy=grouped["deploy"],
         truth=list(grouped["output"].values()),
         float32=list(grouped["output32"].values()),
+        deployed32=list(grouped["deployed32"].values()),
     )
 
 
@@ -219,6 +223,17 @@ def test_networks_compute_what_the_peers_do(name: str, form: str, dtype: str) ->
         assert np.abs(ours - truth).max() <= bound
 
 
+@pytest.mark.parametrize("name", ["clas_repvgg", "clas_repvgg_g4", "clas_repvgg_se"])
+def test_the_peers_own_deploy_form_is_right_only_without_squeeze_excite(name: str) -> None:
+    case = golden(name)
+    (truth,), (peer,), (deployed,) = case.truth, case.float32, case.deployed32
+    off, scale = np.abs(deployed - truth).max(), np.abs(truth).max()
+    if name.endswith("_se"):
+        assert off > scale
+    else:
+        assert off <= SAME_SIZE * np.abs(peer - truth).max()
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_are_recognised_from_their_keys(name: str) -> None:
     case = golden(name)
@@ -230,9 +245,12 @@ def test_networks_are_recognised_from_their_keys(name: str) -> None:
         (),
         (),
     )
-    for key in ("channels", "layers", "use_alpha", "num_blocks", "width_multiplier", "class_num"):
-        if key in case.settings:
-            assert found.settings[key] == case.settings[key]
+    told = {"channels", "layers", "use_alpha", "use_large_stem"}
+    told |= {"num_blocks", "width_multiplier", "class_num", "use_se"}
+    for key in told & set(case.settings):
+        assert found.settings[key] == case.settings[key]
+    groups = found.settings.get("override_groups_map", {})
+    assert groups == {int(k): v for k, v in case.settings.get("override_groups_map", {}).items()}
 
 
 @pytest.mark.parametrize("numpy_major", [1, 2])

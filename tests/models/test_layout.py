@@ -11,9 +11,9 @@ CSPRESNETS = [
     {"width_mult": 0.125, "depth_mult": 0.33},
     {"width_mult": 0.375, "depth_mult": 0.33, "use_large_stem": True},
     {"width_mult": 0.125, "depth_mult": 0.67, "use_alpha": True, "num_classes": 10},
-    {"layers": [1], "channels": [6, 18], "return_idx": [0], "in_channels": 1},
+    {"layers": [1], "channels": [6, 18], "in_channels": 1},
     {"layers": [2, 1, 1, 1, 1], "channels": [8, 16, 8, 16, 8, 8], "use_large_stem": True},
-    {"layers": [1, 3], "channels": [7, 9, 15], "return_idx": [1], "num_classes": 1},
+    {"layers": [1, 3], "channels": [7, 9, 15], "num_classes": 1},
 ]
 
 REPVGGS = [
@@ -26,6 +26,12 @@ REPVGGS = [
         "in_channels": 1,
     },
     {"num_blocks": [1, 2, 1, 1], "width_multiplier": [1.5, 0.75, 0.375, 0.1], "class_num": 3},
+    {
+        "num_blocks": [1, 2, 1, 2],
+        "width_multiplier": [0.75, 0.125, 0.0625, 0.1],
+        "override_groups_map": {3: 4},
+        "use_se": True,
+    },
 ]
 
 
@@ -72,15 +78,21 @@ def test_keys_of_cspresnet_are_those_of_paddledetection():
     assert list(model.state_dict()) == expected
 
 
-def test_keys_of_repvgg_are_those_of_paddleclas():
+SQUEEZE_EXCITE = ("down.weight", "down.bias", "up.weight", "up.bias")
+
+
+@pytest.mark.parametrize("use_se", [False, True])
+def test_keys_of_repvgg_are_those_of_paddleclas(use_se):
     """Written down from a state dict of PaddleClas 2.6, two blocks in the second stage."""
     blocks = ["stage0", "stage1.0", "stage2.0", "stage2.1", "stage3.0", "stage4.0"]
     expected = []
     for block in blocks:
+        if use_se:
+            expected += [f"{block}.se.{conv}" for conv in SQUEEZE_EXCITE]
         if block == "stage2.1":
             norm = ("weight", "bias", "_mean", "_variance")
             expected += [f"{block}.rbr_identity.{key}" for key in norm]
         expected += [*conv_bn(f"{block}.rbr_dense"), *conv_bn(f"{block}.rbr_1x1")]
     expected += ["linear.weight", "linear.bias"]
-    model = RepVGG([1, 2, 1, 1], [0.125, 0.0625, 0.0625, 0.0625])
+    model = RepVGG([1, 2, 1, 1], [0.25, 0.125, 0.125, 0.125], use_se=use_se)
     assert list(model.state_dict()) == expected

@@ -10,7 +10,6 @@ import pytest
 from reparam.errors import ReparamError, UnsupportedModelError
 from reparam.models import CSPResNet, RepVGG, convert_to_deploy, create_model, fold_batch_norms
 from reparam.models.blocks import ReparamBlock
-from reparam.models.cspresnet_layout import CHANNELS, LAYERS, VARIANTS, Structure, layout, scaled
 from reparam.models.paddle_api import paddle
 from tests.models.helpers import arrays_of, probe, randomise, run
 
@@ -26,6 +25,9 @@ NETWORKS = {
     "repvgg": lambda **more: RepVGG(**TINY, class_num=7, **more),
     "repvgg-groups": lambda **more: RepVGG(
         **TINY, class_num=7, override_groups_map={2: 2, 3: 8}, **more
+    ),
+    "repvgg-squeeze": lambda **more: RepVGG(
+        [1, 2, 1, 1], [0.25, 0.125, 0.0625, 0.0625], {3: 4}, class_num=7, use_se=True, **more
     ),
 }
 
@@ -75,45 +77,19 @@ def test_weights_of_a_converted_network_fit_one_built_in_deploy_form(build):
     assert convert_to_deploy(built) == ()
 
 
-def learned(model) -> int:
-    """Count what an optimizer changes: not the running statistics, which papers leave out too."""
-    return sum(parameter.size for parameter in model.parameters() if not parameter.stop_gradient)
-
-
-def test_repvgg_a0_has_the_published_parameters():
-    assert learned(create_model("repvgg_a0")) == 9_108_968
-    assert learned(create_model("repvgg_a0", deploy=True)) == 8_309_384
-
-
-@pytest.mark.parametrize(
-    ("name", "channels", "layers"),
-    [
-        ("cspresnet_t", (24, 48, 96, 192, 384), (1, 2, 2, 1)),
-        ("cspresnet_s", (32, 64, 128, 256, 512), (1, 2, 2, 1)),
-        ("cspresnet_m", (48, 96, 192, 384, 768), (2, 4, 4, 2)),
-        ("cspresnet_l", (64, 128, 256, 512, 1024), (3, 6, 6, 3)),
-        ("cspresnet_x", (80, 160, 320, 640, 1280), (4, 8, 8, 4)),
-    ],
-)
-def test_variants_have_the_published_widths_and_depths(name, channels, layers):
-    variant = VARIANTS[name]
-    assert scaled(CHANNELS, variant["width_mult"]) == channels
-    assert scaled(LAYERS, variant["depth_mult"]) == layers
-
-
-def test_the_small_variant_has_41_convolutions_and_35_once_deployed():
-    shapes = layout(Structure((1, 2, 2, 1), (32, 64, 128, 256, 512), use_large_stem=True))
-    for deploy, convolutions in ((False, 41), (True, 35)):
-        kernels = [shape for shape in shapes.shapes(deploy=deploy).values() if len(shape) == 4]
-        assert len(kernels) == convolutions
-
-
 @pytest.mark.parametrize("return_idx", [[1, 2, 3], [0], [0, 3]])
 def test_feature_maps_have_the_channels_and_strides_of_out_shape(return_idx):
     model = CSPResNet(**NARROW, return_idx=return_idx)
     outputs = run(model, image())
     assert [(y.shape[1], 64 // y.shape[2]) for y in outputs] == list(model.out_shape)
     assert [shape.stride for shape in model.out_shape] == [4 * 2**i for i in return_idx]
+
+
+@pytest.mark.parametrize(("stages", "expected"), [(1, [0]), (2, [1]), (3, [1, 2]), (5, [1, 2, 3])])
+def test_by_default_the_feature_maps_of_ppyoloe_that_there_are(stages, expected):
+    model = create_model("cspresnet", layers=[1] * stages, channels=[8] * (stages + 1))
+    assert model.return_idx == expected
+    assert len(run(model, image())) == len(expected)
 
 
 def test_the_image_may_come_in_a_dict():
@@ -205,6 +181,7 @@ def test_impossible_cspresnet_settings_are_refused(settings, message):
         ({"override_groups_map": {9: 2}}, "layer 9 cannot have 2 groups"),
         ({"override_groups_map": {2: 3}}, "layer 2 cannot have 3 groups"),
         ({"override_groups_map": {2: 0}}, "layer 2 cannot have 0 groups"),
+        ({"use_se": True}, "squeeze-excite needs 16 channels or more"),
     ],
 )
 def test_impossible_repvgg_settings_are_refused(settings, message):

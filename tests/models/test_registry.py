@@ -74,8 +74,10 @@ def test_every_public_name_is_there():
 
 
 def test_both_families_and_their_variants_are_listed():
-    variants = [f"cspresnet_{size}" for size in "lmstx"]
-    assert list_models() == ["cspresnet", *variants, "repvgg", "repvgg_a0"]
+    sizes = ["a0", "a1", "a2", "b0", "b1", "b1g2", "b1g4", "b2", "b2g2", "b2g4"]
+    repvggs = [f"repvgg_{size}" for size in (*sizes, "b3", "b3g2", "b3g4", "d2se")]
+    cspresnets = [f"cspresnet_{size}" for size in "lmstx"]
+    assert list_models() == ["cspresnet", *cspresnets, "repvgg", *repvggs]
     assert architectures.list_models() == list_models()
 
 
@@ -124,9 +126,9 @@ def test_a_half_fused_checkpoint_is_rebuilt_by_what_was_recognised():
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(UnsupportedModelError, match="no model named 'repvgg_ao'") as error:
-        create_model("repvgg_ao")
-    assert error.value.hint == "'repvgg_a0'"
+    with pytest.raises(UnsupportedModelError, match="no model named 'repvgg_b2g'") as error:
+        create_model("repvgg_b2g")
+    assert error.value.hint == "'repvgg_b2g4'"
     with pytest.raises(UnsupportedModelError) as error:
         create_model("zzz")
     assert "one of cspresnet" in error.value.hint

@@ -1,0 +1,81 @@
+"""What a user should know about a fusion, besides the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from reparam.checkpoint.blocks import BlockMatch
+from reparam.checkpoint.plan import Plan
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+_LISTED = 5  # how many names a sentence lists before it says "and N more"
+
+
+def listing(names: tuple[str, ...]) -> str:
+    """Return the first few names, and how many more there are."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(f"'{name}'" for name in names[:_LISTED]) + more
+
+
+def notices_of(
+    plan: Plan,
+    arrays: Arrays,
+    recognised: Any,
+    epsilon: float | None,
+    leftovers: Mapping[BlockMatch, bool],
+) -> list[str]:
+    """Return what a user should know about a fusion, in sentences.
+
+    Args:
+        recognised: the architecture, None if unknown.
+        epsilon: what the user gave.
+        leftovers: blocks whose deploy weight stood beside the branches, and whether it was theirs.
+    """
+    notices = list(plan.notices)
+    if epsilon is not None and not plan.matches:
+        notices.append("--epsilon had no effect: nothing was fused")
+    if recognised is None and plan.blocks:
+        notices.append("the network as a whole is not one that reparam knows; blocks were told "
+                       "by their names and shapes")  # fmt: skip
+    if recognised is None and plan.pairs:
+        notices.append("that a BatchNorm follows its convolution was told by the names of "
+                       "ConvBNLayer alone: X.conv and X.bn")  # fmt: skip
+    if recognised is not None and recognised.unexpected:
+        notices.append(f"carried over, but no part of a {recognised.name}: "
+                       f"{listing(recognised.unexpected)}")  # fmt: skip
+    families = dict.fromkeys(match.family for match in plan.matches)
+    notices += [
+        family.remark
+        for family in families
+        if family.remark and recognised is None and epsilon is None
+    ]
+    notices += _factor_notices(plan, arrays)
+    for match, same in leftovers.items():
+        what = "left from an earlier fusion" if same else "a placeholder, never used"
+        notices.append(f"'{match.weight_key}' beside the branches was {what}; the branches decide")
+    fresh = [match.where for match in plan.matches if _fresh(match, arrays)]
+    if fresh:
+        notices.append(
+            f"BatchNorm statistics as in a network never trained: {listing(tuple(fresh))}"
+        )
+    return notices
+
+
+def _factor_notices(plan: Plan, arrays: Arrays) -> list[str]:
+    zero = [key for match in plan.blocks for key in match.factors if not arrays[key].any()]
+    if not zero:
+        return []
+    return [
+        f"exactly 0, so the branch it multiplies is gone: {listing(tuple(zero))}. PaddleDetection "
+        "takes 0 for 'no factor' there and would add the branch with factor 1"
+    ]
+
+
+def _fresh(match: BlockMatch, arrays: Arrays) -> bool:
+    means = [arrays[match.prefix + branch.norm_keys[2]] for branch in match.branches]
+    variances = [arrays[match.prefix + branch.norm_keys[3]] for branch in match.branches]
+    return not any(mean.any() for mean in means) and all((v == 1).all() for v in variances)

@@ -1,0 +1,75 @@
+"""Convolutions with a BatchNorm of their own, outside blocks: which of them may be folded.
+
+A state dict does not tell what follows what. One convention does: ``X.conv`` and ``X.bn`` under
+one prefix, in that order, is a ConvBNLayer of PaddleDetection and PaddleClas, which normalizes
+what it convolves. Nothing else is paired, least of all by the order of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from reparam.checkpoint.blocks import BlockMatch, Shapes
+from reparam.checkpoint.families import BATCH_NORM_KEYS, CONV_BN
+
+_MEAN, _VARIANCE = BATCH_NORM_KEYS[2:]
+_BATCH_NORM = ".bn"  # how the convention names it
+_LEAST_AXES = 3  # of a convolution's weight: (O, I/G, K)
+
+
+def find_pairs(
+    shapes: Shapes, taken: Collection[str] = ()
+) -> tuple[tuple[BlockMatch, ...], tuple[tuple[str, str], ...]]:
+    """Return the pairs of the convention, and every other BatchNorm with why it stays.
+
+    Args:
+        taken: keys that belong to blocks, which are not looked at.
+    """
+    order = {key: place for place, key in enumerate(shapes)}
+    pairs, left = [], []
+    for key in shapes:
+        norm, _, statistic = key.rpartition(".")
+        if statistic != _MEAN or key in taken or f"{norm}.{_VARIANCE}" not in shapes:
+            continue
+        problem = _problem(norm, shapes, order)
+        if problem:
+            left.append((norm, f"BatchNorm not folded: {problem}"))
+        else:
+            pairs.append(_pair(norm.removesuffix(_BATCH_NORM[1:]), shapes))
+    return tuple(pairs), tuple(left)
+
+
+def _problem(norm: str, shapes: Shapes, order: dict[str, int]) -> str:
+    """Return why the names do not prove that ``norm`` follows a convolution, or nothing."""
+    if not f".{norm}".endswith(_BATCH_NORM):
+        return "nothing in the names proves which convolution it follows"
+    prefix = norm.removesuffix(_BATCH_NORM[1:])
+    conv = f"{prefix}conv.weight"
+    if conv not in shapes:
+        return f"'{conv}' is not in the file"
+    needed = shapes[conv][:1]
+    if len(shapes[conv]) < _LEAST_AXES:
+        return f"'{conv}' has the shape {shapes[conv]}, which is no convolution"
+    for key in (*(f"{norm}.{part}" for part in BATCH_NORM_KEYS), f"{prefix}conv.bias"):
+        if shapes.get(key, needed if key.endswith("conv.bias") else ()) != needed:
+            found = f"has the shape {shapes[key]}" if key in shapes else "is missing"
+            return f"'{key}' {found}; '{conv}' has {needed[0]} output channels"
+    if any(order[f"{norm}.{part}"] < order[conv] for part in BATCH_NORM_KEYS):
+        return f"it stands before '{conv}' in the file, so it may come before it in the network"
+    return ""
+
+
+def _pair(prefix: str, shapes: Shapes) -> BlockMatch:
+    bias = f"{prefix}conv.bias"
+    biases = (bias,) if bias in shapes else ()
+    return BlockMatch(prefix, CONV_BN, CONV_BN.branches, (), has_deploy=False, biases=biases)
+
+
+def folded_in(pairs: Collection[BlockMatch], candidate: Shapes) -> tuple[BlockMatch, ...]:
+    """Return those of ``pairs`` that ``candidate`` holds as one convolution with a bias."""
+    return tuple(
+        pair
+        for pair in pairs
+        if pair.bias_key in candidate
+        and not any(pair.prefix + key in candidate for key in pair.branches[0].norm_keys)
+    )

@@ -1,0 +1,55 @@
+"""The command line in processes of its own, and machines on which something is wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+REPARAM = [sys.executable, "-m", "reparam"]
+MAIN = "from reparam.__main__ import main\nmain()\n"
+
+
+def reparam(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; a traceback is a failure whatever is tested."""
+    return run([*REPARAM, *map(str, arguments)], **options)
+
+
+def scripted(script: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command after ``script`` has changed something in its process."""
+    return run([sys.executable, "-c", script + "\n" + MAIN, *map(str, arguments)], **options)
+
+
+def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    chosen = {"capture_output": True, "text": True, "timeout": 120, **options}
+    done = subprocess.run(command, **chosen)
+    assert "Traceback" not in (done.stderr or "")
+    assert "Exception ignored" not in (done.stderr or "")
+    return done
+
+
+def with_environment(**changes: str | None) -> dict[str, str]:
+    """Return the environment with some variables changed, or removed where None."""
+    merged = {**os.environ, **changes}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder; what is temporary counts."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def one_error(done: subprocess.CompletedProcess[str], *said: str) -> None:
+    """Assert exit code 2 and one message that says all of ``said``."""
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    assert done.stderr.count("Error:") == 1
+    for part in said:
+        assert part in done.stderr
