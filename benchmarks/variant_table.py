@@ -21,7 +21,10 @@ _COLUMNS = (
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Return one line a variant; numbers of a stage are its worst difference / the allowed."""
+    """Return one line a variant; numbers of a stage are its worst difference / the allowed.
+
+    Of whole networks both are shares of the largest output.
+    """
     lines = [_COLUMNS, ("---", "---:", "---:", *["---"] * 5, "---:")]
     lines += [_line(row) for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -54,4 +57,5 @@ def _stage(found: Row | None) -> str:
         return "-"
     if found.get("distance") is None:
         return str(found["verdict"])
-    return f"{found['verdict']}: {found['distance']:.1e} / {found['bound']:.1e}"
+    scale = found.get("scale", 1.0)
+    return f"{found['verdict']}: {found['distance'] / scale:.1e} / {found['bound'] / scale:.1e}"

@@ -20,6 +20,8 @@ from reparam.models import cspresnet_layout, repvgg_layout
 from reparam.models.layout import Block, ConvBN, Layout, Shape
 
 _STATISTICS = ("_mean", "_variance")
+_MEAN_SQUARE = 1 + 1 / 12  # of uniform(0.5, 1.5)
+_GATE = 0.293  # mean square of the sigmoid of a standard normal number
 
 
 def _layouts() -> dict[str, Layout]:
@@ -76,7 +78,7 @@ def random_weights(layout: Layout, seed: int = 0) -> dict[str, np.ndarray[Any, A
         elif leaf == "weight" and variance is not None:
             signs = rng.choice([-1.0, 1.0], shape)
             values = rng.uniform(0.5, 1.5, shape) * signs * np.sqrt(variance)
-            values *= gains.get(prefix, 1.0) / _MEAN_SQUARE**0.5
+            values *= gains[prefix] / _MEAN_SQUARE**0.5
         else:
             values = rng.standard_normal(shape, dtype=np.float32)
             values *= np.float32(_deviation(key, shape))
@@ -84,20 +86,15 @@ def random_weights(layout: Layout, seed: int = 0) -> dict[str, np.ndarray[Any, A
     return arrays
 
 
-_MEAN_SQUARE = 1 + 1 / 12  # of uniform(0.5, 1.5)
-_GATE = 0.293  # mean square of the sigmoid of a standard normal number
-
-
 def _gains(layout: Layout) -> dict[str, float]:
-    """Return the factor of gamma of each BatchNorm, by its prefix, that is not 1.
+    """Return the factor of gamma of each BatchNorm, by its prefix.
 
     A ReLU halves the power of what is symmetric about 0 and a gate takes its mean square of it;
     both are made up for. Branches share, and the blocks that are added to their input of
     CSPResNet's stages come in at half the amplitude, so that the sum grows slowly.
     """
-    gated = [
-        part.prefix for part in layout.blocks if f"{part.prefix}.se.up.bias" in layout.shapes()
-    ]
+    shapes = layout.shapes()
+    gated = {part.prefix for part in layout.blocks if f"{part.prefix}.se.up.bias" in shapes}
     gains: dict[str, float] = {}
     for part in layout.parts:
         if isinstance(part, ConvBN):

@@ -60,6 +60,14 @@ class UnsafeCheckpointError(CheckpointError):
     """A pickle asks for code to be run; nothing of it was executed."""
 
 
+class OptimizerStateError(CheckpointError):
+    """A file holds the state of an optimizer, not weights."""
+
+
+class PartError(CheckpointError):
+    """Which of the weights in a file are meant is not said, or nothing is where it was said."""
+
+
 class UnsupportedModelError(ReparamError):
     """The architecture is not one that this operation knows."""
 

@@ -9,7 +9,7 @@ from reparam.adapters.checkpoint_layers import architecture_of, layer_of
 from reparam.adapters.paddle_models import Array, as_float32, refuse_keys
 from reparam.checkpoint import FusionReport, fuse_arrays
 
-_FLOATS = ("float16", "float32", "float64")
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def recognised_in(arrays: Mapping[str, Array]) -> Any:

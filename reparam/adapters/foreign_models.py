@@ -39,7 +39,7 @@ class ForeignModel:
             CheckpointError: a name, a shape or a dtype is not that of the Layer.
             NotFusibleError: a block that has to be converted to take the arrays cannot be.
         """
-        real = {key: array for key, array in arrays.items() if array.dtype.kind == "f"}
+        real = {key: array for key, array in arrays.items() if "float" in array.dtype.name}
         layer = build_foreign(self.spec, self.arguments)
         return load_in_its_form(layer, {**arrays, **as_float32(real)})
 

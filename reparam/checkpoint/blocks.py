@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,13 @@ class BlockMatch:
     def where(self) -> str:
         return self.prefix.rstrip(".") or "(root)"
 
-    @property
+    @cached_property
     def branch_keys(self) -> tuple[str, ...]:
         """Every key that fusing consumes."""
         keys = [self.prefix + key for branch in self.branches for key in branch.keys]
         return tuple(keys) + self.biases + self.factors
 
-    @property
+    @cached_property
     def wide_key(self) -> str:
         return f"{self.prefix}{self.family.wide.conv_key}"
 
@@ -109,8 +110,8 @@ def block_tree(
     groups = (group_count(match, shapes) or 1) if whole else 1
     branches: dict[str, Block] = {}
     for branch in match.branches:
-        four = (arrays[match.prefix + key][part] for key in branch.norm_keys)
-        norm = BatchNorm(*four, epsilon)
+        gamma, beta, mean, variance = (arrays[match.prefix + key][part] for key in branch.norm_keys)
+        norm = BatchNorm(gamma, beta, mean, variance, epsilon)
         parts: list[Block] = [norm]
         if branch.conv_key:
             weight = arrays[match.prefix + branch.conv_key][part]

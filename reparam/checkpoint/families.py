@@ -7,6 +7,7 @@ records and knows no family by name.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 BATCH_NORM_KEYS = ("weight", "bias", "_mean", "_variance")
 
@@ -37,23 +38,23 @@ class Branch:
     def label(self) -> str:
         return self.name or f"{self.conv} + {self.norm}"
 
-    @property
+    @cached_property
     def conv_key(self) -> str | None:
         return f"{self._under(self.conv)}.weight" if self.kernel != "none" else None
 
-    @property
+    @cached_property
     def conv_bias_key(self) -> str | None:
         """Key of the convolution's bias, which may be absent."""
         return f"{self._under(self.conv)}.bias" if self.kernel != "none" else None
 
-    @property
+    @cached_property
     def norm_keys(self) -> tuple[str, ...]:
         return tuple(f"{self._under(self.norm)}.{key}" for key in BATCH_NORM_KEYS)
 
     def _under(self, part: str) -> str:
         return ".".join(filter(None, (self.name, part)))
 
-    @property
+    @cached_property
     def keys(self) -> tuple[str, ...]:
         return ((self.conv_key,) if self.conv_key else ()) + self.norm_keys
 
@@ -80,11 +81,11 @@ class Family:
     distinctive: bool
     remark: str = ""
 
-    @property
+    @cached_property
     def wide(self) -> Branch:
         return next(branch for branch in self.branches if branch.kernel == "wide")
 
-    @property
+    @cached_property
     def factors(self) -> tuple[str, ...]:
         return tuple(branch.factor for branch in self.branches if branch.factor)
 

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from reparam.checkpoint.hashing import FileHash, HashingWriter
+from reparam.checkpoint.layouts import Layout
+from reparam.checkpoint.opening import mapped
 from reparam.checkpoint.pickle_reader import read_pickle
-from reparam.checkpoint.pickle_writer import NAME_TABLE, write_pickle
+from reparam.checkpoint.pickle_writer import write_pickle
+from reparam.checkpoint.roles import QUANTISED
+from reparam.checkpoint.safetensors_files import read_safetensors
 from reparam.checkpoint.safetensors_writer import write_safetensors
-from reparam.errors import CheckpointError
+from reparam.checkpoint.selection import find_weights
+from reparam.checkpoint.siblings import averaging_notices
+from reparam.checkpoint.stored_forms import from_uint16, is_floating
+from reparam.errors import CheckpointError, OptimizerStateError, UnsupportedModelError
 from reparam.files import whole_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 PDPARAMS, SAFETENSORS = "pdparams", "safetensors"
+_ENDINGS = {"pdparams": PDPARAMS, "pdema": PDPARAMS, "safetensors": SAFETENSORS}
+_MOST_SHARING = 16  # how often a file may name the same bytes, on average
 _OTHER_FORMATS = {
     b"PK\x03\x04": "a zip file, as PyTorch writes (.pth); this version reads .pdparams and "
     ".safetensors",
@@ -36,6 +45,7 @@ class Checkpoint:
 
     ``arrays`` are read-only and in the order of the file; ``names`` is Paddle's table from keys
     to the names that parameters have in a static program (empty where the file has none).
+    ``layout`` says where in the file they stood; keys are as they are without its prefix.
     ``pages`` is the memory-mapped file that the arrays are views of, None if they are copies.
     """
 
@@ -45,6 +55,7 @@ class Checkpoint:
     hash: FileHash = field(repr=False)
     names: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    layout: Layout = field(default_factory=Layout)
     pages: mmap.mmap | None = field(default=None, repr=False)
 
     @property
@@ -62,25 +73,38 @@ class Checkpoint:
         return {key: array.shape for key, array in self.arrays.items()}
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(
+    path: str | Path, *, prefix: str | None = None, accept_quantised: bool = False
+) -> Checkpoint:
     """Read a ``.pdparams`` or ``.safetensors`` file; the contents decide, not the ending.
+
+    The weights are found where they stand: within other dicts, behind wrappers' prefixes, beside
+    the state of an optimizer. ``Checkpoint.layout`` says what was found and what was left out.
+
+    Args:
+        prefix: use only the weights under this name or prefix, and take it off.
+        accept_quantised: return a checkpoint of quantisation-aware training as well, which
+            nothing but an inspection has a use for.
 
     Raises:
         UnsafeCheckpointError: a pickle that names code. None of it is run.
+        PartError: several sets of weights could be meant, or ``prefix`` names none.
+        OptimizerStateError: the file holds the state of an optimizer.
         CheckpointError: missing, empty, truncated, of another format, or not weights.
+        UnsupportedModelError: a checkpoint of quantisation-aware training.
     """
     path = Path(path)
     try:
-        with path.open("rb") as stream:
-            return _load(path, stream)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read '{path}'", found=error.strerror or str(error)
-        ) from error
+        checkpoint = _load(path, prefix)
+    except OptimizerStateError as error:
+        raise _without_weights(path, error) from error
     except CheckpointError as error:
         if f"'{path}'" in error.what:
             raise
         raise error.located(f"cannot read '{path}': {error.what}") from error
+    if checkpoint.layout.kind == QUANTISED and not accept_quantised:
+        _refuse_quantised(path)
+    return checkpoint
 
 
 def save_checkpoint(
@@ -113,8 +137,8 @@ def format_of(path: Path) -> str:
     Raises:
         CheckpointError: it means none.
     """
-    kind = path.suffix.lstrip(".")
-    if kind not in (PDPARAMS, SAFETENSORS):
+    kind = _ENDINGS.get(path.suffix.lstrip("."))
+    if kind is None:
         raise CheckpointError(
             f"cannot write '{path}': the ending says no format",
             found=f"'{path.suffix}'",
@@ -148,22 +172,60 @@ def _numbers(
     arrays: Iterable[tuple[str, np.ndarray[Any, Any]]],
 ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     for key, array in arrays:
-        if array.dtype.kind not in "fiub":
+        if array.dtype.kind not in "fiub" and not is_floating(array.dtype):
             raise CheckpointError(f"cannot write '{key}'", found=f"values of type {array.dtype}")
         yield key, array
 
 
-def _load(path: Path, stream: IO[bytes]) -> Checkpoint:
-    if not path.stat().st_size:
-        raise CheckpointError(f"'{path}' is empty")
-    pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    buffer = memoryview(pages)
+def _load(path: Path, prefix: str | None) -> Checkpoint:
+    buffer = mapped(path)
     _refuse_other_formats(path, bytes(buffer[:64]))
+    kind, notices = PDPARAMS, []
+    metadata: dict[str, str] = {}
     if buffer[0] == 0x80:
-        arrays, names = _weights(read_pickle(buffer))
-        return Checkpoint(path, PDPARAMS, arrays, FileHash(path), names, pages=pages)
-    arrays, metadata = _load_safetensors(path)
-    return Checkpoint(path, SAFETENSORS, arrays, FileHash(path), metadata=metadata)
+        found = find_weights(read_pickle(buffer), prefix, len(buffer))
+        notices = averaging_notices(path, found.names, prefix)
+        arrays, count = from_uint16(found.arrays)
+        if count:
+            notices.append(f"{count} arrays of uint16 are bfloat16, which Paddle stores so")
+    else:
+        kind = SAFETENSORS
+        everything, metadata = read_safetensors(path, buffer)
+        found = find_weights(everything, prefix)
+        arrays = found.arrays
+    _refuse_multiplied(arrays, len(buffer))
+    layout = replace(found.layout, notices=(*found.layout.notices, *notices))
+    return Checkpoint(
+        path, kind, arrays, FileHash(path), found.names, metadata, layout, pages=buffer.obj
+    )
+
+
+def _refuse_multiplied(arrays: Arrays, size: int) -> None:
+    """Refuse a small file that stands for endless weights by naming the same bytes many times."""
+    total = sum(array.nbytes for array in arrays.values())
+    if total > _MOST_SHARING * size:
+        raise CheckpointError(
+            "the weights are many times larger than the file",
+            found=f"{total:,} bytes of weights in {size:,} bytes",
+            why="such a file would fill memory and disk",
+        )
+
+
+def _without_weights(path: Path, error: OptimizerStateError) -> OptimizerStateError:
+    beside = path.with_suffix(".pdparams")
+    there = beside != path and beside.is_file()
+    hint = f"the weights are in '{beside}'" if there else "name the .pdparams file saved with it"
+    return OptimizerStateError(f"cannot read '{path}': {error.what}", hint=hint)
+
+
+def _refuse_quantised(path: Path) -> None:
+    raise UnsupportedModelError(
+        f"'{path}' is a checkpoint of quantisation-aware training (QAT)",
+        found="scales of quantisers beside the weights",
+        why="the scales were trained for these weights; any fusion changes what they mean",
+        hint="convert the network to deploy form before quantisation-aware training, as "
+        "PaddleDetection does, and export the result with PaddleSlim",
+    )
 
 
 def _refuse_other_formats(path: Path, head: bytes) -> None:
@@ -176,51 +238,3 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
             found=f"a file that begins with {head[:8]!r}",
             hint=f"reparam reads .{PDPARAMS} (pickle protocol 2 to 5) and .{SAFETENSORS} files",
         )
-
-
-def _weights(value: Any) -> tuple[Arrays, dict[str, str]]:
-    """Take the arrays out of what a pickle holds."""
-    if not isinstance(value, dict):
-        raise CheckpointError("the file holds no dict of named weights")
-    table = value.pop(NAME_TABLE, {})
-    arrays, others = {}, []
-    for key, item in value.items():
-        array = item[1] if isinstance(item, tuple) and len(item) == 2 else item
-        if isinstance(key, str) and isinstance(array, np.ndarray):
-            arrays[key] = array
-        else:
-            others.append(key)
-    if others:
-        _refuse_non_weights(others[0], value[others[0]], len(others))
-    if not arrays:
-        raise CheckpointError("the file holds no weights", found="an empty dict")
-    names = table.items() if isinstance(table, dict) else ()
-    return arrays, {k: n for k, n in names if isinstance(n, str) and k in arrays}
-
-
-def _refuse_non_weights(key: Any, item: Any, count: int) -> None:
-    nested = isinstance(item, dict) and any(isinstance(a, np.ndarray) for a in item.values())
-    raise CheckpointError(
-        f"the file holds {count} entries that are no arrays, '{str(key)[:80]}' first",
-        found="weights nested under that name" if nested else f"a {type(item).__name__}",
-        why="only a flat dict of named arrays is a state dict",
-        hint="save the state dict alone: paddle.save(model.state_dict(), 'x.pdparams')",
-    )
-
-
-def _load_safetensors(path: Path) -> tuple[Arrays, dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as tensors:
-            arrays = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
-            metadata = dict(tensors.metadata() or {})
-    except (SafetensorError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"'{path}' is not a usable .safetensors file", found=str(error).splitlines()[0]
-        ) from error
-    if not arrays:
-        raise CheckpointError(f"'{path}' holds no weights")
-    for array in arrays.values():
-        array.flags.writeable = False
-    return arrays, metadata

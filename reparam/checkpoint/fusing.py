@@ -18,6 +18,8 @@ from reparam.checkpoint.rows import FusedArrays, fuse_rows
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.errors import CheckpointError, NotFusibleError
 
+_KERNEL_AXES = 3  # of a weight, at least
+
 __all__ = ["Fusing", "fuse_arrays", "listing", "need_finite"]
 
 
@@ -128,11 +130,13 @@ class Fusing:
         return match.family.epsilon if self.given_epsilon is None else self.given_epsilon
 
     def _fused(self, match: BlockMatch) -> FusedArrays:
-        need_finite({key: self.arrays[key] for key in match.branch_keys})
+        arrays = {key: self.arrays[key] for key in match.branch_keys}
+        need_finite({key: array for key, array in arrays.items() if array.ndim < _KERNEL_AXES})
         _need_dtype(match, self.arrays[match.wide_key].dtype)
         try:
             made = fuse_rows(match, self.arrays, self.epsilon_of(match))
         except NotFusibleError as error:
+            need_finite(arrays)  # kernels are read once; what is wrong with one shows here
             raise error.located(f"cannot fuse block '{match.where}': {error.what}") from error
         self._records[match] = _record(match, self.arrays, made)
         if match.has_deploy:
@@ -167,8 +171,8 @@ def _need_dtype(match: BlockMatch, dtype: np.dtype[Any]) -> None:
     if dtype.name not in UNIT_ROUNDOFF:
         raise CheckpointError(
             f"block '{match.where}' has weights of {dtype.name}",
-            found="needed: float32, float16 or float64",
-            why="values of that dtype cannot be fused; bfloat16 is stored by Paddle as uint16",
+            found="needed: float32, float16, bfloat16 or float64",
+            why="values of that dtype cannot be fused",
             hint="save the checkpoint in float32",
         )
 
@@ -207,6 +211,6 @@ def _same(match: BlockMatch, arrays: Mapping[str, np.ndarray[Any, Any]], made: F
         if old is None or old.shape != value.shape:
             return False
         slack = 64 * UNIT_ROUNDOFF[value.dtype.name] * max(float(np.abs(value).max()), 1e-30)
-        if not np.allclose(old, value, rtol=0, atol=slack):
+        if not np.allclose(old.astype(np.float64), value.astype(np.float64), rtol=0, atol=slack):
             return False
     return True

@@ -13,6 +13,9 @@ import numpy as np
 from reparam.architectures import recognise
 from reparam.checkpoint.blocks import find_blocks
 from reparam.checkpoint.files import load_checkpoint
+from reparam.checkpoint.layouts import Layout
+from reparam.checkpoint.roles import QUANTISED, without_quantisers
+from reparam.checkpoint.stored_forms import is_floating
 
 _STATISTICS = ("_mean", "_variance", "running_mean", "running_var", "num_batches_tracked")
 
@@ -30,6 +33,7 @@ class BlockForm:
 class Inspection:
     """What a checkpoint holds.
 
+    ``layout`` says where in the file the weights stand, and names are without its prefix.
     ``parameters`` counts learned values, without the running statistics. ``not_finite`` names
     arrays with NaN or infinity, ``untrained`` BatchNorms whose statistics are those of a network
     that never saw data. ``settings`` were told by the checkpoint, ``assumed`` were not.
@@ -39,6 +43,7 @@ class Inspection:
     format: str
     bytes: int
     sha256: str
+    layout: Layout
     arrays: int
     parameters: int
     dtypes: dict[str, int]
@@ -62,15 +67,21 @@ class Inspection:
         return {**asdict(self), "fused": self.fused}
 
 
-def inspect(path: str | Path) -> Inspection:
+def inspect(path: str | Path, *, prefix: str | None = None) -> Inspection:
     """Return what the checkpoint at ``path`` holds.
+
+    Args:
+        prefix: look only at the weights under this name or prefix.
 
     Raises:
         CheckpointError: the file is unusable, or a block in it is not whole.
     """
-    checkpoint = load_checkpoint(path)
-    known = recognise(checkpoint.shapes)
-    blocks, doubts = _blocks(checkpoint.shapes, known)
+    checkpoint = load_checkpoint(path, prefix=prefix, accept_quantised=True)
+    shapes = checkpoint.shapes
+    if checkpoint.layout.kind == QUANTISED:
+        shapes = without_quantisers(shapes)
+    known = recognise(shapes)
+    blocks, doubts = _blocks(shapes, known)
     arrays = checkpoint.arrays
     learned = (a.size for key, a in arrays.items() if not key.endswith(_STATISTICS))
     return Inspection(
@@ -78,6 +89,7 @@ def inspect(path: str | Path) -> Inspection:
         format=checkpoint.format,
         bytes=checkpoint.path.stat().st_size,
         sha256=checkpoint.sha256,
+        layout=checkpoint.layout,
         arrays=len(arrays),
         parameters=sum(int(size) for size in learned),
         dtypes=dict(Counter(array.dtype.name for array in arrays.values())),
@@ -129,7 +141,7 @@ def _mismatched(known: Any) -> tuple[str, ...]:
 
 
 def _finite(array: np.ndarray[Any, Any]) -> bool:
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+    return not is_floating(array.dtype) or bool(np.isfinite(array).all())
 
 
 def _untrained(arrays: Mapping[str, np.ndarray[Any, Any]]) -> tuple[str, ...]:

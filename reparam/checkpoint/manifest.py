@@ -37,6 +37,7 @@ def manifest_of(source: Checkpoint, output: Path, sha256: str, report: Report, v
         "source": os.path.relpath(source.path, output.parent),
         "source_sha256": source.sha256,
         "sha256": sha256,
+        "layout": source.layout.to_json(),
         "report": report.to_json(),
     }
     return json.dumps(note, indent=1) + "\n"
@@ -73,3 +74,13 @@ def source_of(checkpoint: Checkpoint) -> tuple[Path, float | None]:
             what, found=f"'{source}' is not the file that the manifest names: it has changed since"
         )
     return source, epsilon
+
+
+def wanted_of(checkpoint: Checkpoint) -> str | None:
+    """Return which part of its source ``checkpoint`` was fused from: what ``--prefix`` said.
+
+    To be asked after :func:`source_of`, which checks the manifest.
+    """
+    note = json.loads(manifest_path(checkpoint.path).read_text(encoding="utf-8"))
+    wanted = note.get("layout", {}).get("wanted")
+    return wanted if isinstance(wanted, str) else None

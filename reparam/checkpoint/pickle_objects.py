@@ -6,6 +6,7 @@ function of this module that builds the array, dtype or container meant.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
@@ -16,7 +17,7 @@ import numpy as np
 from reparam.errors import UnsafeCheckpointError
 
 LONGEST_NAME = 256
-_KINDS = frozenset("fiub")  # float, signed, unsigned, bool: what weights are made of
+_CODE = re.compile(r"[fiub]\d\d?")  # float, signed, unsigned, bool: what weights are made of
 _MOST_AXES = 32  # of an array, in NumPy 1
 
 
@@ -59,10 +60,9 @@ def array_of(shape: Any, dtype: Any, fortran: bool, raw: Any) -> np.ndarray[Any,
 
 
 def _dtype(code: Any, *_: Any) -> DtypeToCome:
-    dtype = np.dtype(code) if isinstance(code, str) and len(code) <= 3 else None
-    if dtype is None or dtype.kind not in _KINDS:
+    if not isinstance(code, str) or not _CODE.fullmatch(code):
         raise ValueError("arrays of something that is no number")
-    return DtypeToCome(dtype)
+    return DtypeToCome(np.dtype(code))
 
 
 def with_byte_order(dtype: np.dtype[Any], state: Any) -> np.dtype[Any]:

@@ -65,6 +65,7 @@ class _Machine:
         self.position = 0
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.copied = 0
 
     def run(self) -> Any:
         while True:
@@ -118,6 +119,12 @@ class _Machine:
         self.memo[index] = top
         if isinstance(top, ArrayToCome):
             top.places.append(index)
+
+    def copy(self, values: Any) -> None:
+        """Count what a call copies: whatever a file holds needs to be copied once at most."""
+        self.copied += sum(len(v) for v in values if isinstance(v, str | list | tuple | dict))
+        if self.copied > len(self.buffer):
+            raise ValueError("the same contents are copied over and over")
 
     def complete(self, holder: ArrayToCome, array: np.ndarray[Any, Any]) -> None:
         """Put ``array`` where ``holder`` stands."""
@@ -216,6 +223,7 @@ def _reduce(m: _Machine) -> None:
         raise ValueError("a call of something that is no function")
     if function.path not in CALLS:
         raise ValueError(f"a call of '{function.path}'")
+    m.copy(arguments)
     m.push(CALLS[function.path](*arguments))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from reparam.checkpoint.files import (
 )
 from reparam.checkpoint.fusing import Fusing
 from reparam.checkpoint.manifest import manifest_of, manifest_path
+from reparam.checkpoint.opening import check_input
 from reparam.checkpoint.plan import SKIPPED, Plan
 from reparam.checkpoint.report import FusionReport
 from reparam.errors import CheckpointError, NotFusibleError, OutputError, UnsupportedModelError
@@ -38,9 +39,15 @@ class Fusion:
 
 
 def deploy_path(source: Path, kind: str | None = None) -> Path:
-    """Return where the deploy form of ``source`` goes by default: x.pdparams, x.deploy.pdparams."""
-    ending = source.suffix if kind is None else f".{kind}"
-    return source.with_name(f"{source.stem}.deploy{ending}")
+    """Return where the deploy form of ``source`` goes by default: x.pdparams, x.deploy.pdparams.
+
+    That of x.pdema is x.pdema.deploy.pdparams: everything loads that ending, and it is not taken
+    for the deploy form of the x.pdparams beside it, which holds other weights. So it is for every
+    other ending, since what a file holds decides and not how it is called.
+    """
+    known = source.suffix in (f".{PDPARAMS}", f".{SAFETENSORS}")
+    stem, ending = (source.stem, source.suffix) if known else (source.name, f".{PDPARAMS}")
+    return source.with_name(f"{stem}.deploy{ending if kind is None else f'.{kind}'}")
 
 
 def fuse(
@@ -51,6 +58,7 @@ def fuse(
     fold_bn: bool = False,
     skip: Sequence[str] = (),
     format: str | None = None,
+    prefix: str | None = None,
     strict: bool = False,
     force: bool = False,
     dry_run: bool = False,
@@ -66,6 +74,7 @@ def fuse(
         fold_bn: fold conv-bn pairs outside blocks as well.
         skip: blocks to leave as they are, names or patterns.
         format: ``pdparams`` or ``safetensors``; added to an ``output`` that ends in neither.
+        prefix: use only the weights under this name or prefix, and take it off.
 
     Raises:
         CheckpointError: the file is unusable, a block of it is not whole, ``skip`` names nothing,
@@ -84,16 +93,17 @@ def fuse(
         )
     target = target_of(source, None if output is None else Path(output), format)
     kind = format_of(target)
+    check_input(source)
     if not dry_run:
         check_outputs(source, target, force)
-    checkpoint = load_checkpoint(source)
+    checkpoint = load_checkpoint(source, prefix=prefix)
     fusing = Fusing(checkpoint.arrays, epsilon=epsilon, fold_bn=fold_bn, skip=skip)
     if strict:
         _need_all_fused(source, fusing.plan)
     if dry_run:
         for _ in fusing:
             checkpoint.forget_pages()
-        return Fusion(source, checkpoint.sha256, None, "", fusing.report())
+        return Fusion(source, checkpoint.sha256, None, "", _reported(fusing, checkpoint))
     with whole_group(target, manifest_path(target), force=force) as (weights, note):
         sha256 = write_arrays(
             weights,
@@ -102,10 +112,15 @@ def fuse(
             names=fusing.names(checkpoint.names),
             metadata=_metadata(checkpoint) if kind == SAFETENSORS else None,
         )
-        report = fusing.report()
+        report = _reported(fusing, checkpoint)
         text = manifest_of(checkpoint, target, sha256, report, tool_version())
         note.write_text(text, encoding="utf-8")
     return Fusion(source, checkpoint.sha256, target, sha256, report)
+
+
+def _reported(fusing: Fusing, checkpoint: Checkpoint) -> FusionReport:
+    report = fusing.report()
+    return replace(report, notices=(*checkpoint.layout.notices, *report.notices))
 
 
 def _one_by_one(

@@ -21,7 +21,7 @@ from reparam.conv.rounding import round_once
 
 Array = np.ndarray[Any, Any]
 
-_PART = 1 << 17  # elements of the fused weight: 1 MiB in float64
+_PART = 1 << 18  # elements of the fused weight: 2 MiB in float64
 _WORKERS = 2  # NumPy leaves the interpreter free while it computes
 
 
@@ -41,21 +41,23 @@ def fuse_rows(match: BlockMatch, arrays: Mapping[str, Array], epsilon: float) ->
         NotFusibleError: a fused value does not fit that dtype.
     """
     wide = arrays[match.wide_key]
-    weight, bias = np.empty(wide.shape, wide.dtype), np.empty(len(wide), wide.dtype)
+    dtype = wide.dtype.newbyteorder("=")
+    weight, bias = np.empty(wide.shape, dtype), np.empty(len(wide), dtype)
 
     def part(rows: slice) -> tuple[int, ChannelBounds]:
         tree = block_tree(match, arrays, epsilon, rows)
         exact = fuse(tree)
-        weight[rows], tiny_weights = round_once(exact.weight, wide.dtype.name)
-        bias[rows], tiny_biases = round_once(exact.bias, wide.dtype.name)
+        weight[rows], tiny_weights = round_once(exact.weight, dtype)
+        bias[rows], tiny_biases = round_once(exact.bias, dtype)
         bounds = channel_bounds(tree, exact, weight[rows], bias[rows])
         return tiny_weights + tiny_biases, bounds
 
-    flushed, bounds = zip(*_each(part, list(_parts(wide))), strict=True)
-    return FusedArrays(weight, bias, sum(flushed), certificate_of(bounds, wide.dtype.name))
+    flushed, bounds = zip(*_each(part, list(parts_of(wide))), strict=True)
+    return FusedArrays(weight, bias, sum(flushed), certificate_of(bounds, dtype.name))
 
 
-def _parts(wide: Array) -> Iterator[slice]:
+def parts_of(wide: Array) -> Iterator[slice]:
+    """Yield the output channels of each part in which a block with the kernel ``wide`` is fused."""
     rows = max(1, _PART // max(1, wide[0].size))
     return (slice(start, start + rows) for start in range(0, len(wide), rows))
 

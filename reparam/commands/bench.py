@@ -10,6 +10,7 @@ from reparam.commands.common import (
     epsilon_option,
     is_checkpoint,
     json_option,
+    prefix_option,
     print_json,
     progress,
     size_of,
@@ -52,6 +53,7 @@ Example:
 )
 @click.option("--input-size", help="H and W of checkpoints that are exported first.")
 @epsilon_option
+@prefix_option
 @model_options
 @json_option
 def command(
@@ -62,6 +64,7 @@ def command(
     seconds: float,
     input_size: str | None,
     epsilon: float | None,
+    prefix: str | None,
     choice: Choice,
     as_json: bool,
 ) -> None:
@@ -72,7 +75,7 @@ def command(
     """
     size = size_of(input_size)
     paths = models or (the_checkpoint(None),)
-    chosen = choice.of(*filter(is_checkpoint, paths))
+    chosen = choice.of(*filter(is_checkpoint, paths), prefix=prefix)
     protocol = Protocol(
         threads=threads,
         batch=batch,
@@ -80,6 +83,7 @@ def command(
         seconds=seconds,
         input_size=size or chosen.input_size,
         epsilon=epsilon,
+        prefix=prefix,
         settings=chosen.settings,
         model=chosen.own,
     )

@@ -20,12 +20,12 @@ from reparam.errors import CheckpointError, ReparamError
 from reparam.version import tool_version
 
 __all__ = [  # with what commands take from here though it has files of its own
-    "epsilon_option", "force_option", "is_checkpoint", "json_option", "print_error", "print_json",
-    "progress", "settings_option", "size_of", "sizes_of", "stdout", "table", "tell_unused",
-    "the_checkpoint",
+    "epsilon_option", "force_option", "is_checkpoint", "json_option", "prefix_option",
+    "print_error", "print_json", "progress", "settings_option", "size_of", "sizes_of", "stdout",
+    "table", "tell_unused", "the_checkpoint",
 ]  # fmt: skip
 
-_CHECKPOINTS = (".pdparams", ".safetensors")
+_CHECKPOINTS = (".pdparams", ".pdema", ".safetensors")
 
 
 def print_json(command: str, verdict: str, fields: dict[str, Any]) -> None:
@@ -91,6 +91,12 @@ epsilon_option = click.option(
     type=click.FloatRange(min=0),
     help="Of the BatchNorms, in place of what the family says; no checkpoint stores it.",
 )
+prefix_option = click.option(
+    "--prefix",
+    metavar="NAME",
+    help="Use only the weights under this name or prefix, such as ema or backbone, and take it "
+    "off. Wrappers such as module. are taken off without it.",
+)
 settings_option = click.option(
     "--model-arg",
     "settings",
@@ -119,6 +125,8 @@ def is_checkpoint(path: Path) -> bool:
 def the_checkpoint(given: Path | None) -> Path:
     """Return the checkpoint named, or the only one in the folder.
 
+    A .pdema file counts where no .pdparams file stands beside it.
+
     Raises:
         CheckpointError: none was named and the folder holds none, or several.
     """
@@ -130,6 +138,7 @@ def the_checkpoint(given: Path | None) -> Path:
         raise CheckpointError(
             "no checkpoint was named, and this folder cannot be read", found=error.strerror or ""
         ) from error
+    found = [p for p in found if p.suffix != ".pdema" or p.with_suffix(".pdparams") not in found]
     if len(found) == 1:
         return found[0]
     raise CheckpointError(

@@ -12,6 +12,7 @@ from reparam.commands.common import (
     force_option,
     is_checkpoint,
     json_option,
+    prefix_option,
     print_json,
     progress,
     size_of,
@@ -55,6 +56,7 @@ Example:
     help="Seconds that the converter may take.",
 )
 @epsilon_option
+@prefix_option
 @model_options
 @force_option
 @json_option
@@ -67,6 +69,7 @@ def command(
     opset: int,
     timeout: float,
     epsilon: float | None,
+    prefix: str | None,
     choice: Choice,
     force: bool,
     as_json: bool,
@@ -80,7 +83,7 @@ def command(
         checkpoint, onnx = Path(onnx), ""  # `export --onnx ckpt.pdparams`
     size = size_of(input_size)
     path = the_checkpoint(checkpoint)
-    chosen = choice.of(path)
+    chosen = choice.of(path, prefix=prefix)
     with progress() as tell:
         report = export(
             path,
@@ -90,6 +93,7 @@ def command(
             fuse=fuse_blocks,
             opset=opset,
             epsilon=epsilon,
+            prefix=prefix,
             settings=chosen.settings,
             model=chosen.own,
             force=force,

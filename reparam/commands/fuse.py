@@ -14,6 +14,7 @@ from reparam.commands.common import (
     epsilon_option,
     force_option,
     json_option,
+    prefix_option,
     print_json,
     progress,
     size_of,
@@ -64,6 +65,7 @@ Example:
     metavar="BLOCK",
     help="Leave this block as it is; * stands for any part of a name. Repeatable.",
 )
+@prefix_option
 @click.option("--dry-run", is_flag=True, help="Report, but write nothing.")
 @click.option(
     "--strict", is_flag=True, help="Exit 1 if there is nothing to fuse or something was left."
@@ -79,6 +81,7 @@ def command(
     input_size: str | None,
     fold_bn: bool,
     skip: tuple[str, ...],
+    prefix: str | None,
     dry_run: bool,
     strict: bool,
     force: bool,
@@ -91,7 +94,7 @@ def command(
     """
     size = size_of(input_size)
     path = the_checkpoint(checkpoint)
-    chosen = choice.of(path)
+    chosen = choice.of(path, prefix=prefix)
     if chosen.own is not None:
         from reparam.commands.own_network import fuse_own  # with everything that runs networks
 
@@ -102,6 +105,7 @@ def command(
             output,
             as_json=as_json,
             notices=(*chosen.notices, *unused),
+            prefix=prefix,
             input_size=size,
             skip=skip,
             format=kind,
@@ -117,6 +121,7 @@ def command(
             path,
             output,
             epsilon=epsilon,
+            prefix=prefix,
             fold_bn=fold_bn,
             skip=skip,
             format=kind,

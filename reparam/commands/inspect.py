@@ -10,8 +10,10 @@ import click
 
 from reparam.checkpoint.fusing import listing
 from reparam.checkpoint.inspection import Inspection, inspect
+from reparam.checkpoint.roles import QUANTISED, WEIGHTS
 from reparam.commands.common import (
     json_option,
+    prefix_option,
     print_json,
     progress,
     stdout,
@@ -27,15 +29,16 @@ Example:
   reparam inspect model.onnx --json"""
 )
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@prefix_option
 @json_option
-def command(checkpoint: Path | None, as_json: bool) -> None:
+def command(checkpoint: Path | None, prefix: str | None, as_json: bool) -> None:
     """Tell what CHECKPOINT holds: architecture, blocks and their form, what is wrong with it."""
     path = the_checkpoint(checkpoint)
     if path.suffix == ".onnx":
         _inspect_onnx(path, as_json)
         return
     with progress(f"reading {path}"):
-        found = inspect(path)
+        found = inspect(path, prefix=prefix)
     if as_json:
         print_json("inspect", found.form, found.to_json())
     else:
@@ -50,6 +53,8 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
     rows = [
         ("file", f"{found.path} ({found.format}, {found.bytes:,} bytes)"),
         ("sha256", found.sha256),
+        ("kind", _kind(found)),
+        *(("note", notice) for notice in found.layout.notices),
         ("architecture", found.architecture or "not one that reparam knows as a whole"),
         ("settings", _settings(found.settings)),
         ("not told by the file", _settings(found.assumed)),
@@ -70,6 +75,12 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
     )
     rows += [(label, f"{len(keys)}: {listing(keys)}") for label, keys in problems if keys]
     return [(label, text) for label, text in rows if text]
+
+
+def _kind(found: Inspection) -> str:
+    kind = found.layout.kind
+    remark = " (QAT): the other commands refuse it" if kind == QUANTISED else ""
+    return f"{kind}{remark}" if kind != WEIGHTS else ""
 
 
 def _settings(values: dict[str, Any]) -> str:

@@ -56,8 +56,11 @@ class Choice:
     config: Path | None
     input_channels: int | None
 
-    def of(self, *checkpoints: Path) -> Chosen:
+    def of(self, *checkpoints: Path, prefix: str | None = None) -> Chosen:
         """Return what the options come to for checkpoints that all have to agree with them.
+
+        Args:
+            prefix: of the weights to use, where that was said.
 
         Raises:
             UnsupportedModelError, CheckpointError, ConfigurationError: they do not agree.
@@ -69,7 +72,7 @@ class Choice:
         notices = tell_unused(("input_channels",), "it is for a network of your own")
         configuration = None if self.config is None else read_configuration(self.config)
         for path in checkpoints if configuration is not None or self.model is not None else ():
-            shapes = load_checkpoint(path).shapes
+            shapes = load_checkpoint(path, prefix=prefix).shapes
             if self.model is not None:
                 check_name(self.model, shapes)
             if configuration is not None:

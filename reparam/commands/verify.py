@@ -11,6 +11,7 @@ import numpy as np
 from reparam.commands.common import (
     epsilon_option,
     json_option,
+    prefix_option,
     print_json,
     progress,
     sizes_of,
@@ -34,6 +35,7 @@ Example:
 @click.argument("original", required=False, type=click.Path(path_type=Path))
 @click.argument("candidate", required=False, type=click.Path(path_type=Path))
 @epsilon_option
+@prefix_option
 @click.option("--input-size", help="H and W of the probes: 224, 480x640, or several: 96,65x97.")
 @click.option(
     "--probe",
@@ -49,6 +51,7 @@ def command(
     original: Path | None,
     candidate: Path | None,
     epsilon: float | None,
+    prefix: str | None,
     input_size: str | None,
     probe: Path | None,
     network: bool,
@@ -62,9 +65,10 @@ def command(
     """
     sizes = sizes_of(input_size) or DEFAULT_SIZES
     path = the_checkpoint(original)
-    chosen = choice.of(path)
+    chosen = choice.of(path, prefix=prefix)
     probing = Probing(
         epsilon=epsilon,
+        prefix=prefix,
         sizes=sizes,
         own_input=None if probe is None else _load_probe(probe),
         network=network,
@@ -115,6 +119,8 @@ def _print(result: Verification) -> None:
         console.print(f"{stage.name}: {stage.why}", style="dim")
         _print_certificate(stage)
     _print_differing_blocks(result)
+    for notice in result.notices:
+        console.print(f"note: {notice}")
     if result.first_difference:
         console.print(f"first difference: {result.first_difference}")
     console.print(f"verdict: {result.verdict}", style="bold")

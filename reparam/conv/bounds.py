@@ -12,8 +12,12 @@ from reparam.conv.block import Block, Parallel, Sequential
 from reparam.conv.operators import Array, AvgPool, BatchNorm, Conv
 from reparam.conv.reference import evaluate_magnitude
 
-UNIT_ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11}
-SMALLEST_NORMAL = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-14}
+UNIT_ROUNDOFF = {
+    "float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8
+}  # fmt: skip
+SMALLEST_NORMAL = {
+    "float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126
+}  # fmt: skip
 
 BATCH_NORM_ROUNDINGS = 6  # add, square root, divide, multiply, multiply, subtract
 FUSING_ROUNDINGS = 8

@@ -124,10 +124,11 @@ def channel_bounds(
     count = weight_roundings(block)
     sums = magnitude_sums(block)
     with np.errstate(over="ignore", invalid="ignore"):
-        c = _above(row_sums(weight - fused.weight), size + 1) + _own_error(
+        off, bias_off = _difference(weight, fused.weight), _difference(bias, fused.bias)
+        c = _above(row_sums(off), size + 1) + _own_error(
             sums.weight, sums.lifted_weight, count, size
         )
-        d = _above(np.abs(bias - fused.bias), 1) + _own_error(sums.bias, sums.lifted_bias, count, 1)
+        d = _above(np.abs(bias_off), 1) + _own_error(sums.bias, sums.lifted_bias, count, 1)
     name = dtype or weight.dtype.name
     u, tiny = UNIT_ROUNDOFF[name], SMALLEST_NORMAL[name]
     return ChannelBounds(
@@ -138,7 +139,8 @@ def channel_bounds(
     )
 
 
-class Misfit(NamedTuple):
+@dataclass(frozen=True)
+class Misfit:
     """The element of a stored convolution that is furthest from what it may be."""
 
     name: str
@@ -172,12 +174,18 @@ def worst_element(
         ("bias", bias, fused.bias, magnitude.bias),
     ):
         with np.errstate(over="ignore", invalid="ignore"):
-            off = _not_nan(np.abs(stored - exact))
+            off = _not_nan(np.abs(_difference(stored, exact)))
             allowed = relative * largest + SMALLEST_NORMAL[name]
             index = np.unravel_index(int(np.argmax(off / allowed)), off.shape)
         place = tuple(int(i) for i in index)
         found.append(Misfit(what, place, float(off[place]), float(allowed[place])))
     return max(found, key=lambda misfit: misfit.off / misfit.allowed)
+
+
+def _difference(stored: Stored, exact: Array) -> Array:
+    off = np.array(stored, dtype=np.float64)  # widened first: mixed dtypes subtract at half speed
+    off -= exact
+    return off
 
 
 def _own_error(sums: Array, lifted: Array, count: int, size: int) -> Array:

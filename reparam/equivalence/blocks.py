@@ -8,13 +8,15 @@ the certificate says what that means for every input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from reparam.checkpoint.blocks import BlockMatch, block_tree, group_count
+from reparam.checkpoint.families import CONV_BN
+from reparam.checkpoint.rows import parts_of
 from reparam.conv import Block, Conv, error_bound, evaluate, fuse
 from reparam.conv.bounds import FUSING_ROUNDINGS
 from reparam.conv.certificate import certificate_of, channel_bounds, worst_element
@@ -31,6 +33,14 @@ WHY = (
 )
 
 
+class _Form(NamedTuple):
+    """One form of a block: the whole, output channels of it, the dtype of its fused weight."""
+
+    block: Block
+    rows: Callable[[slice], Block]
+    stored: str
+
+
 def compare_blocks(
     matches: tuple[BlockMatch, ...], original: Arrays, candidate: Arrays, epsilon: float | None
 ) -> Stage:
@@ -40,7 +50,9 @@ def compare_blocks(
     if wrong:
         summary = f"{len(wrong)} of {len(results)} blocks differ, '{wrong[0].where}' first"
     else:
-        summary = f"{len(results)} blocks equal"
+        pairs = sum(match.family is CONV_BN for match in matches)
+        summary = f"{len(results) - pairs} blocks equal"
+        summary += f", {pairs} folded BatchNorms equal" if pairs else ""
     return Stage("blocks", DIFFERENT if wrong else EQUAL, summary, WHY, blocks=results)
 
 
@@ -49,7 +61,7 @@ def _compare(
 ) -> BlockResult:
     eps = match.family.epsilon if epsilon is None else epsilon
     ours = block_tree(match, original, eps)
-    wide = original[f"{match.prefix}{match.family.wide.conv_key}"].shape
+    wide = original[match.wide_key].shape
     problem = _absent_or_misshapen(match, original, candidate, wide)
     if problem:
         return BlockResult(match.where, DIFFERENT, np.inf, 0.0, "", (), problem)
@@ -57,28 +69,35 @@ def _compare(
     size = tuple(k + 2 + 2 * axis for axis, k in enumerate(wide[2:]))  # a border and an interior
     inputs = probes(wide[1] * groups, size)
     x = np.concatenate(list(inputs.values()))
-    fused = fuse(ours)
     results = []
-    for theirs, stored in _forms_in(match, original, candidate, eps, groups):
-        distance = _difference(ours, theirs, x)
-        bound = error_bound(ours, x, stored=stored, roundings=FUSING_ROUNDINGS)
+    for form in _forms_in(match, original, candidate, eps, groups):
+        distance = _difference(ours, form.block, x)
+        bound = error_bound(ours, x, stored=form.stored, roundings=FUSING_ROUNDINGS)
         result = _judge(match.where, distance, bound, list(inputs))
-        results.append(_certified(result, ours, fused, theirs, stored))
+        results.append(_certified(result, match, original, eps, form))
     return next((result for result in results if result.verdict == DIFFERENT), results[0])
 
 
 def _certified(
-    result: BlockResult, ours: Block, fused: Conv, theirs: Block, stored: str
+    result: BlockResult, match: BlockMatch, original: Arrays, epsilon: float, form: _Form
 ) -> BlockResult:
     """Add what holds for every input; one weight that is off decides where no probe did."""
-    other = fuse(theirs)  # of a stored convolution, itself
-    bounds = channel_bounds(ours, fused, other.weight, other.bias, stored)
-    if not isinstance(theirs, Conv):
-        bounds = bounds.widened(channel_bounds(theirs, other, other.weight, other.bias, stored))
-    result = replace(result, certificate=certificate_of([bounds], stored))
-    worst = worst_element(
-        ours, fused, other.weight, other.bias, roundings=FUSING_ROUNDINGS, dtype=stored
-    )
+    every, misfits = [], []
+    for rows in parts_of(original[match.wide_key]):
+        ours, theirs = block_tree(match, original, epsilon, rows), form.rows(rows)
+        fused, other = fuse(ours), fuse(theirs)  # of a stored convolution, itself
+        bounds = channel_bounds(ours, fused, other.weight, other.bias, form.stored)
+        if not isinstance(theirs, Conv):
+            own = channel_bounds(theirs, other, other.weight, other.bias, form.stored)
+            bounds = bounds.widened(own)
+        every.append(bounds)
+        worst = worst_element(
+            ours, fused, other.weight, other.bias, roundings=FUSING_ROUNDINGS, dtype=form.stored
+        )
+        place = (worst.index[0] + rows.start, *worst.index[1:])
+        misfits.append(replace(worst, index=place))
+    result = replace(result, certificate=certificate_of(every, form.stored))
+    worst = max(misfits, key=lambda misfit: misfit.off / misfit.allowed)
     if result.verdict == DIFFERENT or worst.off <= worst.allowed:
         return result
     return replace(
@@ -151,11 +170,13 @@ def _absent_or_misshapen(
 
 def _forms_in(
     match: BlockMatch, original: Arrays, candidate: Arrays, epsilon: float, groups: int
-) -> Iterator[tuple[Block, str]]:
-    """Yield each form of the block that ``candidate`` holds, and the dtype of its fused weight."""
+) -> Iterator[_Form]:
+    """Yield each form of the block that ``candidate`` holds."""
     if _in_train_time_form(match, candidate):
-        yield block_tree(match, candidate, epsilon), "float64"
+        tree = block_tree(match, candidate, epsilon)
+        yield _Form(tree, lambda rows: block_tree(match, candidate, epsilon, rows), "float64")
     if _holds_deploy(match, original, candidate):
         weight, bias = candidate[match.weight_key], candidate[match.bias_key]
         padding = [k // 2 for k in weight.shape[2:]]
-        yield Conv.of(weight, bias, padding=padding, groups=groups), weight.dtype.name
+        conv = Conv.of(weight, bias, padding=padding, groups=groups)
+        yield _Form(conv, lambda rows: Conv.of(weight[rows], bias[rows]), weight.dtype.name)

@@ -14,10 +14,11 @@ from reparam.adapters.foreign_running import Fed
 from reparam.adapters.paddle_models import as_float32, in_float64, run_layer
 from reparam.checkpoint import Checkpoint, load_checkpoint
 from reparam.checkpoint.fusing import listing
-from reparam.checkpoint.manifest import source_of
+from reparam.checkpoint.manifest import source_of, wanted_of
 from reparam.equivalence import networks
 from reparam.equivalence.carried import WHY as CARRIED
 from reparam.equivalence.layer_blocks import compare_layer_blocks
+from reparam.equivalence.loading import candidate_of
 from reparam.equivalence.probes import DEFAULT_SIZES, Probing, network_probes, probes
 from reparam.equivalence.records import DIFFERENT, EQUAL, Stage, Verification, verdict_of
 from reparam.errors import CheckpointError, UnsupportedModelError
@@ -101,12 +102,12 @@ def verify_layers(
             stages += _network(truth, conversion.layer, probing, stages)
             return _verification(first, IN_MEMORY, "", model, stages)
         source, _ = source_of(first)
-        first, second = load_checkpoint(source), first
+        first, second = load_checkpoint(source, prefix=wanted_of(first)), first
         truth = LayerTruth(first.arrays, model, truth.size)
     elif Path(candidate).suffix == ".onnx":
         return _with_onnx(first, Path(candidate), truth, probing)
     else:
-        second = load_checkpoint(candidate)
+        second = candidate_of(candidate, probing.prefix)
     stages = _checkpoint_stages(first.arrays, second.arrays, truth, probing)
     return _verification(first, str(second.path), second.sha256, model, stages)
 

@@ -31,6 +31,7 @@ class Probing:
         network: whether to build and run the whole network; needs paddle.
         settings: of the architecture, in place of what it assumes.
         model: the user's own network, in place of a recognised one.
+        prefix: use only the weights under this name or prefix.
     """
 
     epsilon: float | None = None
@@ -39,6 +40,7 @@ class Probing:
     network: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
     model: ForeignModel | None = None
+    prefix: str | None = None
 
     @property
     def overrides(self) -> dict[str, Any]:

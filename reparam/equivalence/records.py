@@ -76,7 +76,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Verification:
-    """The whole comparison. ``verdict`` is ``equivalent``, ``different`` or ``undecidable``."""
+    """The whole comparison. ``verdict`` is ``equivalent``, ``different`` or ``undecidable``.
+
+    ``notices`` say how the weights of the original were found in its file.
+    """
 
     original: str
     candidate: str
@@ -86,6 +89,7 @@ class Verification:
     epsilon: float | None
     verdict: str
     stages: tuple[Stage, ...]
+    notices: tuple[str, ...] = ()
 
     @property
     def first_difference(self) -> str:

@@ -10,19 +10,24 @@ import numpy as np
 from reparam.adapters.paddle_models import as_float32
 from reparam.architectures import recognise
 from reparam.checkpoint import Checkpoint, fuse_arrays, load_checkpoint
-from reparam.checkpoint.blocks import find_blocks
+from reparam.checkpoint.blocks import BlockMatch, find_blocks
 from reparam.checkpoint.fusing import need_finite
-from reparam.checkpoint.manifest import source_of
+from reparam.checkpoint.manifest import source_of, wanted_of
+from reparam.checkpoint.opening import check_input
+from reparam.checkpoint.pairs import find_pairs, folded_in
 from reparam.equivalence import networks
 from reparam.equivalence.blocks import compare_blocks
 from reparam.equivalence.carried import Arrays, compare_carried
 from reparam.equivalence.layer_verification import verify_layers
+from reparam.equivalence.loading import candidate_of
 from reparam.equivalence.probes import Probing
 from reparam.equivalence.records import DIFFERENT, Stage, Verification, verdict_of
 from reparam.errors import CheckpointError, MissingDependencyError
 from reparam.files import sha256_of
 
 IN_MEMORY = "its own fusion, in memory"
+
+_RUN = (np.dtype(np.float32), np.dtype(np.float64))  # weights of networks that are run, in float32
 
 
 def verify(
@@ -41,7 +46,7 @@ def verify(
         MissingDependencyError: the network is to be run and paddle or onnxruntime is missing.
     """
     probing = probing or Probing()
-    first = load_checkpoint(original)
+    first = load_checkpoint(original, prefix=probing.prefix)
     need_finite(first.arrays)
     if probing.model is not None:
         return verify_layers(first, candidate, probing.model, probing)
@@ -51,10 +56,10 @@ def verify(
         source, epsilon = source_of(first)
         if probing.epsilon is None:
             probing = replace(probing, epsilon=epsilon)
-        return _with_checkpoint(load_checkpoint(source), first, probing)
+        return _with_checkpoint(load_checkpoint(source, prefix=wanted_of(first)), first, probing)
     if Path(candidate).suffix == ".onnx":
         return _with_onnx(first, Path(candidate), probing)
-    return _with_checkpoint(first, load_checkpoint(candidate), probing)
+    return _with_checkpoint(first, candidate_of(candidate, probing.prefix), probing)
 
 
 def _with_own_fusion(first: Checkpoint, probing: Probing) -> Verification:
@@ -69,8 +74,7 @@ def _with_checkpoint(first: Checkpoint, second: Checkpoint, probing: Probing) ->
 
 
 def _with_onnx(first: Checkpoint, path: Path, probing: Probing) -> Verification:
-    if not path.is_file():
-        raise CheckpointError(f"cannot read '{path}'", found="no such file")
+    check_input(path)
     if not probing.network:
         raise CheckpointError(
             f"cannot compare with '{path}' without running the network",
@@ -87,20 +91,18 @@ def _with_onnx(first: Checkpoint, path: Path, probing: Probing) -> Verification:
 
 def _checkpoint_stages(ours: Arrays, theirs: Arrays, probing: Probing) -> tuple[Stage, ...]:
     """Compare names and arrays, blocks, and, if those agree in kind, the networks."""
-    blocks = find_blocks({key: array.shape for key, array in ours.items()}).blocks
-    swapped = find_blocks({key: array.shape for key, array in theirs.items()}).blocks
-    if not blocks and swapped:  # the deploy form was named first
-        stages = [compare_carried(swapped, theirs, ours)]
-        stages.append(compare_blocks(swapped, theirs, ours, probing.epsilon))
-    else:
-        stages = [compare_carried(blocks, ours, theirs)]
-        if blocks:
-            stages.append(compare_blocks(blocks, ours, theirs, probing.epsilon))
+    matches, swapped = _train_time_in(ours, theirs), _train_time_in(theirs, ours)
+    first, second = ours, theirs
+    if not matches and swapped:  # the deploy form was named first
+        matches, first, second = swapped, theirs, ours
+    stages = [compare_carried(matches, first, second)]
+    if matches:
+        stages.append(compare_blocks(matches, first, second, probing.epsilon))
     if any(stage.verdict == DIFFERENT for stage in stages) or not probing.network:
         return tuple(stages)
     if recognise({key: array.shape for key, array in ours.items()}) is None:
         return (*stages, networks.NO_ARCHITECTURE)
-    if any(array.dtype != np.float32 for array in (*ours.values(), *theirs.values())):
+    if any(array.dtype not in _RUN for array in (*ours.values(), *theirs.values())):
         return (*stages, networks.OTHER_DTYPE)
     try:
         original = networks.Original(ours, probing.overrides)
@@ -109,6 +111,14 @@ def _checkpoint_stages(ours: Arrays, theirs: Arrays, probing: Probing) -> tuple[
         raise MissingDependencyError(error.what, hint=hint) from error
     _need_channels(original, probing)
     return (*stages, networks.compare_layers(original, theirs, probing))
+
+
+def _train_time_in(ours: Arrays, theirs: Arrays) -> tuple[BlockMatch, ...]:
+    """Return the blocks of ``ours`` in train-time form, and the pairs that ``theirs`` folded."""
+    shapes = {key: array.shape for key, array in ours.items()}
+    blocks = find_blocks(shapes).blocks
+    pairs, _ = find_pairs(shapes, {key for match in blocks for key in match.branch_keys})
+    return blocks + folded_in(pairs, {key: array.shape for key, array in theirs.items()})
 
 
 def _need_channels(original: networks.Original, probing: Probing) -> None:
@@ -124,8 +134,8 @@ def _verification(
     first: Checkpoint, candidate: str, sha256: str, probing: Probing, stages: tuple[Stage, ...]
 ) -> Verification:
     found = recognise(first.shapes)
-    blocks = find_blocks(first.shapes).blocks
-    family = blocks[0].family.epsilon if blocks else None
+    values = {match.family.epsilon for match in find_blocks(first.shapes).blocks}
+    family = values.pop() if len(values) == 1 else None
     return Verification(
         original=str(first.path),
         candidate=candidate,
@@ -135,4 +145,5 @@ def _verification(
         epsilon=family if probing.epsilon is None else probing.epsilon,
         verdict=verdict_of(stages),
         stages=stages,
+        notices=first.layout.notices,
     )

@@ -11,7 +11,7 @@ from typing import Any
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.checkpoint import Checkpoint, load_checkpoint
 from reparam.checkpoint.blocks import find_blocks
-from reparam.errors import BenchmarkError
+from reparam.checkpoint.opening import check_input
 from reparam.exporter.exporting import export_onnx
 from reparam.exporter.layer_networks import has_branches
 from reparam.latency import Benchmark, ModelUnderTest, measure_models
@@ -35,6 +35,7 @@ class Protocol:
         epsilon: of their BatchNorms.
         settings: of their architecture.
         model: the user's own network, in place of a recognised one.
+        prefix: use only the weights under this name or prefix.
     """
 
     threads: int | None = None
@@ -46,6 +47,7 @@ class Protocol:
     epsilon: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     model: ForeignModel | None = None
+    prefix: str | None = None
 
 
 def benchmark(
@@ -60,15 +62,15 @@ def benchmark(
     fold: the baseline has all of the runtime's own optimisations.
 
     Raises:
-        BenchmarkError: a file is missing or cannot be measured.
-        CheckpointError, UnsupportedModelError, ExportError: a checkpoint cannot be exported.
+        BenchmarkError: a file cannot be measured.
+        CheckpointError: a file is missing or unusable.
+        UnsupportedModelError, ExportError: a checkpoint cannot be exported.
         MissingDependencyError: a package is not installed.
     """
     protocol, tell = protocol or Protocol(), progress or (lambda _: None)
     paths = [Path(model) for model in models]
     for path in paths:
-        if not path.is_file():
-            raise BenchmarkError(f"cannot measure '{path}'", found="no such file")
+        check_input(path)
     with tempfile.TemporaryDirectory(prefix="reparam-bench-") as folder:
         under_test = _under_test(paths, Path(folder), protocol, tell)
         return measure_models(
@@ -90,7 +92,9 @@ def _under_test(
         if path.suffix == ".onnx":
             found.append(ModelUnderTest(str(path), path))
             continue
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(path, prefix=protocol.prefix)
+        for notice in checkpoint.layout.notices:
+            tell(f"{path}: {notice}")
         if protocol.model is None:
             train_time = bool(find_blocks(checkpoint.shapes).blocks)
         else:

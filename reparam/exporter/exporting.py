@@ -51,19 +51,24 @@ class Options:
 
 
 def export(
-    checkpoint: str | Path, output: str | Path | None = None, **options: Any
+    checkpoint: str | Path,
+    output: str | Path | None = None,
+    *,
+    prefix: str | None = None,
+    **options: Any,
 ) -> ExportReport:
     """Write the checkpoint at a path as an ONNX file; return the report.
 
     Args:
         checkpoint: a ``.pdparams`` or ``.safetensors`` file.
         output: the file to write; ``x.onnx`` beside ``x.pdparams`` if None.
+        prefix: use only the weights under this name or prefix.
         options: as :func:`export_onnx`, which also says what is raised.
 
     Raises:
         CheckpointError: the file is not a checkpoint.
     """
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, prefix=prefix)
     return export_onnx(loaded, Path(output or loaded.path.with_suffix(".onnx")), **options)
 
 

@@ -22,7 +22,7 @@ from reparam.equivalence.layer_verification import LayerTruth
 from reparam.equivalence.probes import DEFAULT_SIZES, Probing
 from reparam.equivalence.records import DIFFERENT, UNDECIDABLE, BlockResult, Stage
 from reparam.errors import NotEquivalentError, NotFusibleError, UnsupportedModelError
-from reparam.exporter.networks import dtype_notices
+from reparam.exporter.networks import source_notices
 from reparam.files import whole_group
 from reparam.version import tool_version
 
@@ -84,6 +84,7 @@ def fuse_layers(
     model: ForeignModel,
     output: str | Path | None = None,
     *,
+    prefix: str | None = None,
     input_size: tuple[int, int] | None = None,
     skip: Sequence[str] = (),
     format: str | None = None,
@@ -98,6 +99,7 @@ def fuse_layers(
 
     Args:
         output: ``x.deploy.pdparams`` beside ``x.pdparams`` by default; its ending is the format.
+        prefix: use only the weights under this name or prefix.
         input_size: (H, W) of an image that the network runs on; 96 x 96 if None.
         skip: blocks to leave as they are: paths, or patterns with ``*`` and ``?``.
         format: ``pdparams`` or ``safetensors``; added to an ``output`` that ends in neither.
@@ -114,13 +116,13 @@ def fuse_layers(
     kind = format_of(target)
     if not dry_run:
         check_outputs(source, target, force)
-    checkpoint = load_checkpoint(source)
+    checkpoint = load_checkpoint(source, prefix=prefix)
     need_finite(checkpoint.arrays)
     sizes = DEFAULT_SIZES if input_size is None else (input_size,)
     truth = LayerTruth(checkpoint.arrays, model, sizes[0])
     layer, report = _converted(truth, Probing(sizes=sizes), skip)
     arrays = state_of(layer)
-    notices = (*dtype_notices(checkpoint), *report.notices)
+    notices = (*source_notices(checkpoint), *report.notices)
     report = replace(report, carried=_carried(checkpoint, arrays), notices=notices)
     if strict:
         _need_all(source, report)

@@ -10,7 +10,7 @@ from reparam.checkpoint import Checkpoint
 from reparam.checkpoint.fusing import need_finite
 from reparam.equivalence.layer_verification import LayerTruth
 from reparam.exporter.layer_fusing import convert_proved
-from reparam.exporter.networks import CLASSIFIER_SIZE, Network, dtype_notices
+from reparam.exporter.networks import CLASSIFIER_SIZE, Network, source_notices
 
 
 def network_of_model(
@@ -38,7 +38,7 @@ def network_of_model(
     size = input_size or CLASSIFIER_SIZE
     truth = LayerTruth(checkpoint.arrays, model, size)
     layer, blocks = truth.layer.network, block_paths(truth.layer.network)
-    notices = dtype_notices(checkpoint)
+    notices = source_notices(checkpoint)
     conversion, _, left = convert_proved(truth, skip)
     converted = [done.where for done in conversion.converted]
     fused = [path for path in blocks if path not in converted] if not fuse else blocks

@@ -87,7 +87,7 @@ def network_of(
     arrays = as_float32(checkpoint.arrays)
     need_finite(arrays)
     original = layer_of(arrays, overrides)
-    exported, notices = original, dtype_notices(checkpoint)
+    exported, notices = original, source_notices(checkpoint)
     if fuse:
         exported, report = deploy_layer_of(arrays, overrides)
         notices += report.notices
@@ -111,11 +111,12 @@ def network_of(
     )
 
 
-def dtype_notices(checkpoint: Checkpoint) -> list[str]:
-    """Say where the float32 of the file is not the dtype of the checkpoint."""
+def source_notices(checkpoint: Checkpoint) -> list[str]:
+    """Say how the weights were found, and where float32 is not the dtype they are stored in."""
     dtypes = {array.dtype.name for array in checkpoint.arrays.values()}
     said = {
         "float16": "weights of float16 are float32 in the file, with the same values",
+        "bfloat16": "weights of bfloat16 are float32 in the file, with the same values",
         "float64": "weights of float64 were rounded to float32",
     }
-    return [text for dtype, text in said.items() if dtype in dtypes]
+    return [*checkpoint.layout.notices, *(said[name] for name in said if name in dtypes)]

@@ -126,7 +126,6 @@ class TestBadInput:
             ([1, 2], "no dict"),
             ({}, "no weights"),
             ({"epoch": 3}, "'epoch'"),
-            ({"model": {"w": np.ones(2)}}, "nested"),
             ({"w": np.ones(2), 3: np.ones(2)}, "'3'"),
         ],
     )

@@ -173,6 +173,31 @@ def test_deep_nesting_exhausts_nothing():
     assert isinstance(read(deep), list)
 
 
+LONG = 100_000
+REPEATED = {
+    "a tuple of one list": b"cbuiltins\ntuple\nq\x00](" + b"N" * LONG + b"e\x85q\x01",
+    "bytes of one text": b"c_codecs\nencode\nq\x00"
+    + text("x" * LONG)
+    + text("latin1")
+    + b"\x86q\x01",
+    "a dict of one list": b"ccollections\nOrderedDict\nq\x00]("
+    + b"K\x01N\x86" * LONG
+    + b"e\x85q\x01",
+    "a dict of one dict": b"ccollections\nOrderedDict\nq\x00}("
+    + b"".join(text(f"{chr(i)}{chr(j)}") + b"N" for i in range(33, 127) for j in range(33, 127))
+    + b"u\x85q\x01",
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_what_a_file_holds_once_is_not_copied_endlessly(name):
+    """A small file could fill the memory by calling for the same copy again and again."""
+    once = b"\x80\x02" + REPEATED[name] + b"h\x00h\x01R."
+    read(once)
+    with pytest.raises(CheckpointError, match="over and over"):
+        read(once[:-1] + b"h\x00h\x01R" * 1000 + b".")
+
+
 def read_or_refuse(data: bytes) -> str:
     """Any other exception than ours ends the test."""
     try:

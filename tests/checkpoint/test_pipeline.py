@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 
-from reparam.checkpoint import load_checkpoint, save_checkpoint
+from reparam.checkpoint import fuse_arrays, load_checkpoint, save_checkpoint
 from reparam.checkpoint.inspection import inspect
 from reparam.checkpoint.manifest import manifest_path, source_of
 from reparam.checkpoint.pipeline import fuse
@@ -123,6 +124,61 @@ def test_a_refusal_leaves_nothing(tmp_path, arrays, said):
     source = write(tmp_path, arrays)
     with pytest.raises(CheckpointError, match=said):
         fuse(source)
+    assert names_in(tmp_path) == ["ckpt.pdparams"]
+
+
+class TestFormat:
+    @pytest.mark.parametrize(
+        ("output", "kind", "expected"),
+        [
+            (None, "safetensors", "ckpt.deploy.safetensors"),
+            (None, "pdparams", "ckpt.deploy.pdparams"),
+            ("out.safetensors", "safetensors", "out.safetensors"),
+            ("out", "safetensors", "out.safetensors"),
+            ("out.v2", "pdparams", "out.v2.pdparams"),
+        ],
+    )
+    def test_it_completes_a_name(self, tmp_path, output, kind, expected):
+        source = write(tmp_path, repvgg_arrays())
+        result = fuse(source, None if output is None else tmp_path / output, format=kind)
+        assert result.output == tmp_path / expected
+        assert load_checkpoint(result.output).format == kind
+
+    def test_it_may_not_contradict_the_name(self, tmp_path):
+        source = write(tmp_path, repvgg_arrays())
+        with pytest.raises(CheckpointError, match="contradicts"):
+            fuse(source, tmp_path / "out.pdparams", format="safetensors")
+        assert names_in(tmp_path) == ["ckpt.pdparams"]
+
+
+def test_strict_is_about_what_was_not_asked_to_stay(tmp_path):
+    source = write(tmp_path, repvgg_arrays())
+    assert fuse(source, strict=True, skip=["stage0"], dry_run=True).report.left
+    with pytest.raises(NotFusibleError, match="nothing to fuse"):
+        fuse(source, strict=True, skip=["*"], dry_run=True)
+
+
+@pytest.mark.parametrize("ending", ["pdparams", "safetensors"])
+def test_the_file_is_what_its_hash_says_and_what_fusing_in_memory_gives(tmp_path, ending):
+    source = write(tmp_path, cspresnet_arrays())
+    result = fuse(source, tmp_path / f"x.{ending}", fold_bn=True)
+    contents = result.output.read_bytes()
+    assert hashlib.sha256(contents).hexdigest() == result.sha256
+    assert hashlib.sha256(source.read_bytes()).hexdigest() == result.source_sha256
+    fused, report = fuse_arrays(cspresnet_arrays(), fold_bn=True)
+    found = load_checkpoint(result.output).arrays
+    assert {k: a.tobytes() for k, a in found.items()} == {k: a.tobytes() for k, a in fused.items()}
+    assert report == result.report
+    note = json.loads(manifest_path(result.output).read_text())
+    assert note["report"]["fused"][0]["certificate"]["roundings"] <= 1
+    assert note["report"]["worst_certificate"] == report.worst.where
+
+
+def test_an_error_in_the_middle_of_writing_leaves_nothing(tmp_path):
+    arrays = repvgg_arrays()
+    arrays["stage4.0.rbr_dense.conv.weight"][0, 0, 0, 0] = np.inf  # the last block
+    with pytest.raises(CheckpointError, match="not finite"):
+        fuse(write(tmp_path, arrays))
     assert names_in(tmp_path) == ["ckpt.pdparams"]
 
 

@@ -54,11 +54,67 @@ class TestFuse:
         assert report["output"] is None
         assert [block["where"] for block in report["fused"]][:2] == ["stage0", "stage1.0"]
 
+    def test_every_block_has_a_certificate_and_the_worst_is_shown(self, run, source):
+        _, out, _ = run("fuse", source, "--dry-run")
+        line = (
+            r"worst block 'stage\S+': at most \S+ \* max\|x\| \+ \S+ for every input x: 0\.\d+ of"
+        )
+        assert re.search(line, " ".join(out.split()))
+        _, out, _ = run("fuse", source, "--dry-run", "--json")
+        report = json.loads(out)
+        assert all(0 < block["certificate"]["roundings"] <= 1 for block in report["fused"])
+        assert report["worst_certificate"] in {block["where"] for block in report["fused"]}
+
+    def test_options(self, run, tmp_path):
+        source = write(tmp_path, cspresnet_arrays())
+        code, out, _ = run("fuse", source, "--fold-bn", "--skip", "stages.0.*", "--format",
+                           "safetensors")  # fmt: skip
+        assert code == 0
+        assert "2 blocks fused" in out
+        assert "BatchNorms folded into the convolutions before them" in out
+        assert "left alone: stages.0.blocks.0.conv2: --skip" in out
+        written = load_checkpoint(tmp_path / "ckpt.deploy.safetensors").arrays
+        assert "stages.0.blocks.0.conv2.alpha" in written
+        assert "stem.conv1.bn._mean" not in written
+        assert run("verify", source, tmp_path / "ckpt.deploy.safetensors", "--no-network")[0] == 0
+
+    def test_options_that_contradict_or_mean_nothing(self, run, source):
+        code, _, err = run("fuse", source, "--skip", "stage9")
+        assert code == 2
+        assert "names no block" in err
+        code, _, err = run("fuse", source, "--format", "safetensors", "-o", "x.pdparams")
+        assert code == 2
+        assert "contradicts" in err
+        assert run("fuse", source, "--format", "onnx")[0] == 2
+        code, out, _ = run("fuse", source, "--skip", "*", "--epsilon", "1e-3", "--fold-bn")
+        assert code == 0
+        assert "--epsilon had no effect" in out
+        assert "--fold-bn had no effect" in out
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float16])
+    def test_a_dead_channel_leaves_no_subnormals(self, run, tmp_path, dtype):
+        arrays = {key: array.astype(dtype) for key, array in repvgg_arrays().items()}
+        smallest = np.finfo(dtype).smallest_subnormal
+        for key in arrays:  # what weight decay makes of a channel that nothing needs
+            if key.startswith("stage0.") and "bn" in key and "_variance" not in key:
+                arrays[key][3] = 40 * smallest
+        source = write(tmp_path, arrays)
+        code, out, _ = run("fuse", source)
+        assert code == 0
+        (count,) = re.findall(r"(\d+) subnormal values set to zero", out)
+        assert int(count) == 28 if dtype == np.float32 else int(count) >= 28
+        written = load_checkpoint(tmp_path / "ckpt.deploy.pdparams").arrays
+        for array in (array for key, array in written.items() if "rbr_reparam" in key):
+            size = np.abs(array[array != 0])
+            assert not (size < np.finfo(dtype).smallest_normal).any()
+        assert run("verify", source, tmp_path / "ckpt.deploy.pdparams", "--no-network")[0] == 0
+
     def test_what_is_printed_does_not_grow_with_the_network(self, run, tmp_path):
         small = write(tmp_path, cspresnet_arrays(layers=(20, 20)), "small.pdparams")
         large = write(tmp_path, cspresnet_arrays(layers=(40, 40)), "large.pdparams")
-        lines = [len(run("fuse", p, "--dry-run")[1].splitlines()) for p in (small, large)]
-        assert lines[0] == lines[1]
+        for options in ([], ["--fold-bn"], ["--skip", "*"]):
+            found = [run("fuse", p, "--dry-run", *options)[1] for p in (small, large)]
+            assert len(found[0].splitlines()) == len(found[1].splitlines())
 
     def test_already_fused(self, run, source):
         run("fuse", source)

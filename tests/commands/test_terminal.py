@@ -243,7 +243,7 @@ class TestProgress:
         script = (
             "import time\nfrom reparam.commands import inspect, progress\n"
             "progress.PATIENCE = 0.0\nlook = inspect.inspect\n"
-            "def slow(path):\n    time.sleep(0.5)\n    return look(path)\n"
+            "def slow(path, **options):\n    time.sleep(0.5)\n    return look(path, **options)\n"
             "inspect.inspect = slow\n"
         )
         ours, theirs = pty.openpty()

@@ -172,7 +172,7 @@ class TestCertificates:
         assert found.c == pytest.approx(fused[weight][0].size, rel=1e-4)
         assert found.d == pytest.approx(2, rel=1e-4)
 
-    def test_a_weight_too_little_off_for_any_probe(self):
+    def test_a_weight_too_little_off_for_any_probe(self, monkeypatch):
         arrays = repvgg_arrays()
         fused, report = fuse_arrays(arrays)
         key = report.fused[3].keys[0]
@@ -182,7 +182,23 @@ class TestCertificates:
         (wrong,) = [b for b in stage(arrays, {**fused, key: values}).blocks if b.reason]
         assert wrong.verdict == "different"
         assert (wrong.probe, wrong.index) == ("", place)
+        monkeypatch.setattr(rows_module, "_PART", 300)  # in parts: the index is of the whole
+        (wrong,) = [b for b in stage(arrays, {**fused, key: values}).blocks if b.reason]
+        assert wrong.index == place
         assert f"weight {list(place)}" in wrong.reason
+
+    def test_parts_of_a_block_say_the_same(self, monkeypatch):
+        arrays = repvgg_arrays()
+        fused, report = fuse_arrays(arrays)
+        key = report.fused[5].keys[0]
+        fused[key] = fused[key].copy()
+        fused[key][13, 2, 0, 1] += np.float32(3e-6)
+        whole = stage(arrays, fused).blocks[5]
+        monkeypatch.setattr(rows_module, "_PART", 500)
+        parts = stage(arrays, fused).blocks[5]
+        assert whole.certificate.channel == parts.certificate.channel == 13
+        assert whole.certificate.c == pytest.approx(parts.certificate.c, rel=1e-9)
+        assert whole.index == parts.index
 
     def test_both_in_train_time_form(self):
         arrays = repvgg_arrays()
