@@ -1,9 +1,16 @@
 """``python cli.py fuse ...`` from a checkout that is not installed."""
 
+import sys
+
 import reparam
-from reparam.__main__ import main
 
 if __name__ == "__main__":
     # An installation maps models/ to reparam.models; from a checkout it is the folder beside.
-    reparam.__path__.append(__file__.rpartition("/")[0] or ".")
+    checkout = __file__.rpartition("/")[0] or "."
+    reparam.__path__.append(checkout)
+    # Found through its own path from here on; `models` is free for the user's own.
+    del sys.path[0]
+
+    from reparam.__main__ import main
+
     main()

@@ -8,6 +8,9 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+import reparam.isolation  # noqa: F401 - before anything that a file here may be named like
+
+# isort: split
 import click
 
 from reparam import process

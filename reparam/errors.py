@@ -72,6 +72,10 @@ class UnsupportedModelError(ReparamError):
     """The architecture is not one that this operation knows."""
 
 
+class ConfigurationError(ReparamError):
+    """A training configuration cannot be read, is not understood, or contradicts the checkpoint."""
+
+
 class ExportError(ReparamError):
     """The converter failed, or what it wrote did not pass the checks."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,10 +47,9 @@ def save_static(
             warnings.simplefilter("ignore")
             paddle.jit.save(traced, str(folder / "model"), input_spec=[spec])
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(
             f"cannot trace {type(layer).__name__} into a static program",
-            found=lines[-1].strip(),
+            found=_gist(error),
             why=f"with an input '{input_name}' of shape {tuple(shape)}",
         ) from error
     program, parameters = folder / "model.json", folder / "model.pdiparams"
@@ -92,3 +92,13 @@ def _as_written(layer: Any) -> Any:
     whole = AsWritten()
     whole.eval()
     return whole
+
+
+def _gist(error: Exception) -> str:
+    """Return the line of a message of Paddle's tracer that says what happened.
+
+    It shows the code first, then the error as Python prints it, then sometimes advice.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if re.match(r"\w*(?:Error|Exception): ", line)]
+    return (said or lines or [type(error).__name__])[-1]

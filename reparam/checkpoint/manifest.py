@@ -9,14 +9,19 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from reparam.checkpoint.files import Checkpoint
-from reparam.checkpoint.report import FusionReport
 from reparam.errors import CheckpointError
 from reparam.files import sha256_of
 
 SCHEMA = "reparam.manifest/1"
+
+
+class Report(Protocol):
+    """What was done, ``epsilon`` among it."""
+
+    def to_json(self) -> dict[str, Any]: ...
 
 
 def manifest_path(path: Path) -> Path:
@@ -24,9 +29,7 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.manifest.json")
 
 
-def manifest_of(
-    source: Checkpoint, output: Path, sha256: str, report: FusionReport, version: str
-) -> str:
+def manifest_of(source: Checkpoint, output: Path, sha256: str, report: Report, version: str) -> str:
     """Return the text of the manifest of ``output``, fused from ``source``."""
     note = {
         "schema": SCHEMA,

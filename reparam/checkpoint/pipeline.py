@@ -91,11 +91,11 @@ def fuse(
             found="an ONNX file; needed: a checkpoint",
             hint="reparam export CHECKPOINT --onnx fuses and exports in one go",
         )
-    target = _target(source, None if output is None else Path(output), format)
+    target = target_of(source, None if output is None else Path(output), format)
     kind = format_of(target)
     check_input(source)
     if not dry_run:
-        _check_outputs(source, target, force)
+        check_outputs(source, target, force)
     checkpoint = load_checkpoint(source, prefix=prefix)
     fusing = Fusing(checkpoint.arrays, epsilon=epsilon, fold_bn=fold_bn, skip=skip)
     if strict:
@@ -132,7 +132,12 @@ def _one_by_one(
         checkpoint.forget_pages()
 
 
-def _target(source: Path, output: Path | None, kind: str | None) -> Path:
+def target_of(source: Path, output: Path | None, kind: str | None) -> Path:
+    """Return where the deploy form of ``source`` goes, of the format ``kind`` if that is given.
+
+    Raises:
+        CheckpointError: ``kind`` contradicts the ending of ``output``.
+    """
     if output is None:
         return deploy_path(source, kind)
     if kind is None or output.suffix == f".{kind}":
@@ -146,7 +151,12 @@ def _target(source: Path, output: Path | None, kind: str | None) -> Path:
     return output.with_name(f"{output.name}.{kind}")
 
 
-def _check_outputs(source: Path, target: Path, force: bool) -> None:
+def check_outputs(source: Path, target: Path, force: bool) -> None:
+    """Refuse early what could not be written at the end, manifest and all.
+
+    Raises:
+        OutputError: something is in the way, or it is the input.
+    """
     if target.exists() and source.exists() and target.samefile(source):
         raise OutputError(
             f"'{target}' is the input", why="the input is never changed", hint="-o names another"

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from reparam.commands.common import (
     epsilon_option,
+    is_checkpoint,
     json_option,
     prefix_option,
     print_json,
     progress,
-    settings_option,
     size_of,
     stdout,
     table,
     tell_unused,
     the_checkpoint,
 )
+from reparam.commands.model_options import Choice, model_options
 from reparam.exporter.benchmarking import Protocol, benchmark
 from reparam.latency import Benchmark, Comparison
 
@@ -54,7 +54,7 @@ Example:
 @click.option("--input-size", help="H and W of checkpoints that are exported first.")
 @epsilon_option
 @prefix_option
-@settings_option
+@model_options
 @json_option
 def command(
     models: tuple[Path, ...],
@@ -65,7 +65,7 @@ def command(
     input_size: str | None,
     epsilon: float | None,
     prefix: str | None,
-    settings: dict[str, Any],
+    choice: Choice,
     as_json: bool,
 ) -> None:
     """Measure MODELS (ONNX files or checkpoints) on onnxruntime's CPU; the first is the baseline.
@@ -73,23 +73,26 @@ def command(
     A checkpoint is exported first and measured in the form it is in; one train-time checkpoint
     alone is measured in both forms. --json holds every raw sample.
     """
+    size = size_of(input_size)
+    paths = models or (the_checkpoint(None),)
+    chosen = choice.of(*filter(is_checkpoint, paths), prefix=prefix)
     protocol = Protocol(
         threads=threads,
         batch=batch,
         rounds=rounds,
         seconds=seconds,
-        input_size=size_of(input_size),
+        input_size=size or chosen.input_size,
         epsilon=epsilon,
         prefix=prefix,
-        settings=settings,
+        settings=chosen.settings,
+        model=chosen.own,
     )
-    chosen = models or (the_checkpoint(None),)
-    notices = []
-    if all(model.suffix == ".onnx" for model in chosen):
-        of_export = ("input_size", "epsilon", "settings")
-        notices = tell_unused(of_export, "it is for checkpoints, which are exported first")
+    notices = list(chosen.notices)
+    if all(path.suffix == ".onnx" for path in paths):
+        of_export = ("input_size", "epsilon", "settings", "model", "config", "input_channels")
+        notices += tell_unused(of_export, "it is for checkpoints, which are exported first")
     with progress() as tell:
-        result = benchmark(chosen, protocol, tell)
+        result = benchmark(paths, protocol, tell)
     if as_json:
         verdicts = [comparison.verdict for _, comparison in result.comparisons]
         verdict = verdicts[0] if len(verdicts) == 1 else "measured"

@@ -18,12 +18,12 @@ from reparam.commands.common import (
     prefix_option,
     print_json,
     progress,
-    settings_option,
     size_of,
     stdout,
     table,
     the_checkpoint,
 )
+from reparam.commands.model_options import Choice, model_options
 from reparam.exporter import Difference, ExportReport, Tensor, export_onnx
 
 _ONNX_ONLY = ("opset", "timeout", "output_names", "precision", "keep_io", "external_data")
@@ -116,7 +116,7 @@ Example:
 )
 @epsilon_option
 @prefix_option
-@settings_option
+@model_options
 @force_option
 @json_option
 def command(
@@ -126,6 +126,7 @@ def command(
     fuse_blocks: bool,
     input_size: str | None,
     prefix: str | None,
+    choice: Choice,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -142,20 +143,26 @@ def command(
     source = the_checkpoint(checkpoint)
     if onnx is None and paddle is None:
         onnx = ""
-    for warning in _without_effect(onnx is not None, options):
+    warnings = list(_without_effect(onnx is not None, options))
+    for warning in warnings:
         click.echo(f"Warning: {warning}", err=True)
+    size = size_of(input_size)
+    chosen = choice.of(source, prefix=prefix)
     with progress() as tell:
         report = export_onnx(
             load_checkpoint(source, prefix=prefix),
             None if onnx is None else Path(onnx or source.with_suffix(".onnx")),
             paddle=None if paddle is None else _program(paddle, source),
             fuse=fuse_blocks,
-            input_size=size_of(input_size),
+            input_size=size or chosen.input_size,
+            settings=chosen.settings,
+            model=chosen.own,
             progress=tell,
             **options,
         )
     if as_json:
-        print_json("export", report.worst.verdict, report.to_json())
+        notices = [*report.notices, *chosen.notices, *warnings]
+        print_json("export", report.worst.verdict, {**report.to_json(), "notices": notices})
     else:
         _print(report)
 

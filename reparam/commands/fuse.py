@@ -17,10 +17,13 @@ from reparam.commands.common import (
     prefix_option,
     print_json,
     progress,
+    size_of,
     stdout,
     table,
+    tell_unused,
     the_checkpoint,
 )
+from reparam.commands.model_options import WITHOUT_EFFECT, Choice, model_options
 
 if TYPE_CHECKING:
     from reparam.commands.grid import Grid
@@ -49,6 +52,8 @@ Example:
     help="Default: what the output's ending says.",
 )
 @epsilon_option
+@model_options
+@click.option("--input-size", help="H and W of an image that a network of your own runs on.")
 @click.option(
     "--fold-bn",
     is_flag=True,
@@ -72,6 +77,8 @@ def command(
     output: Path | None,
     kind: str | None,
     epsilon: float | None,
+    choice: Choice,
+    input_size: str | None,
     fold_bn: bool,
     skip: tuple[str, ...],
     prefix: str | None,
@@ -85,10 +92,33 @@ def command(
     Needs no model code and no paddle. The input is not changed; everything outside blocks goes
     over bit for bit. A manifest beside the output says what was done.
     """
-    source = the_checkpoint(checkpoint)
-    with progress(f"fusing {source}"):
+    size = size_of(input_size)
+    path = the_checkpoint(checkpoint)
+    chosen = choice.of(path, prefix=prefix)
+    if chosen.own is not None:
+        from reparam.commands.own_network import fuse_own  # with everything that runs networks
+
+        unused = tell_unused(("fold_bn",), WITHOUT_EFFECT)
+        fuse_own(
+            path,
+            chosen.own,
+            output,
+            as_json=as_json,
+            notices=(*chosen.notices, *unused),
+            prefix=prefix,
+            input_size=size,
+            skip=skip,
+            format=kind,
+            strict=strict,
+            force=force,
+            dry_run=dry_run,
+        )
+        return
+    why = "blocks are fused from their names and arrays"
+    notices = [*chosen.notices, *tell_unused(("settings", "input_size"), why)]
+    with progress(f"fusing {path}"):
         result = fuse(
-            source,
+            path,
             output,
             epsilon=epsilon,
             prefix=prefix,
@@ -106,7 +136,9 @@ def command(
             "output": result.output,
             "sha256": result.sha256,
         }
-        print_json("fuse", _verdict(result), {**fields, **result.report.to_json()})
+        report = result.report.to_json()
+        report["notices"] = [*report["notices"], *notices]
+        print_json("fuse", _verdict(result), {**fields, **report})
     else:
         _print(result)
 

@@ -14,13 +14,13 @@ from reparam.commands.common import (
     prefix_option,
     print_json,
     progress,
-    settings_option,
     sizes_of,
     stdout,
     table,
     tell_unused,
     the_checkpoint,
 )
+from reparam.commands.model_options import Choice, model_options
 from reparam.equivalence import Probing, Stage, Verification, verify
 from reparam.equivalence.probes import DEFAULT_SIZES
 from reparam.errors import EXIT_NO, CheckpointError
@@ -45,7 +45,7 @@ Example:
 @click.option(
     "--network/--no-network", default=True, help="Whether to run the whole network; needs paddle."
 )
-@settings_option
+@model_options
 @json_option
 def command(
     original: Path | None,
@@ -55,7 +55,7 @@ def command(
     input_size: str | None,
     probe: Path | None,
     network: bool,
-    settings: dict[str, Any],
+    choice: Choice,
     as_json: bool,
 ) -> int:
     """Compare CANDIDATE (a checkpoint or ONNX file) with ORIGINAL (a checkpoint).
@@ -63,18 +63,21 @@ def command(
     Without CANDIDATE, a train-time checkpoint is compared with its own fusion, and a deploy
     checkpoint with the source that its manifest names. Exit 1 if they are not equivalent.
     """
+    sizes = sizes_of(input_size) or DEFAULT_SIZES
+    path = the_checkpoint(original)
+    chosen = choice.of(path, prefix=prefix)
     probing = Probing(
         epsilon=epsilon,
         prefix=prefix,
-        sizes=sizes_of(input_size) or DEFAULT_SIZES,
+        sizes=sizes,
         own_input=None if probe is None else _load_probe(probe),
         network=network,
-        settings=settings,
+        settings=chosen.settings,
+        model=chosen.own,
     )
-    first = the_checkpoint(original)
-    with progress(f"comparing {candidate or 'its fusion'} with {first}"):
-        result = verify(first, candidate, probing)
-    notices = _unused(result)
+    with progress(f"comparing {candidate or 'its fusion'} with {path}"):
+        result = verify(path, candidate, probing)
+    notices = [*chosen.notices, *_unused(result)]
     if as_json:
         print_json("verify", result.verdict, {**result.to_json(), "notices": notices})
     else:

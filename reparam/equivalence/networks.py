@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -48,6 +48,17 @@ NO_ARCHITECTURE = Stage(
 )
 
 
+class Truth(Protocol):
+    """A network in float64 and in float32, and the channels of its image."""
+
+    @property
+    def layer(self) -> Any: ...
+    @property
+    def wide(self) -> Any: ...
+    @property
+    def channels(self) -> int: ...
+
+
 class Original:
     """The network of a checkpoint, in float64 and in float32.
 
@@ -76,10 +87,10 @@ def compare_layers(original: Original, candidate: Arrays, probing: Probing) -> S
     """Run the checkpoint ``candidate`` in Paddle, float32, against ``original``."""
     layer = layer_of(paddle_models.as_float32(candidate), probing.overrides)
     inputs = network_probes(original.channels, probing.sizes, probing.own_input)
-    return _stage("network", original, lambda x: paddle_models.run_layer(layer, x), inputs)
+    return compare_run("network", original, lambda x: paddle_models.run_layer(layer, x), inputs)
 
 
-def compare_onnx(original: Original, path: Path, probing: Probing) -> Stage:
+def compare_onnx(original: Truth, path: Path, probing: Probing) -> Stage:
     """Run the ONNX file at ``path`` in onnxruntime, on the CPU, against ``original``."""
     session = onnx_runtime.open_session(path)
     fixed = onnx_runtime.fixed_size(session)
@@ -94,7 +105,7 @@ def compare_onnx(original: Original, path: Path, probing: Probing) -> Stage:
         return [output[:1] for output in outputs]
 
     narrow = _is_narrow(array for _, array in onnx_files.weights_in(path))
-    return _stage("onnxruntime", original, run, inputs, narrow)
+    return compare_run("onnxruntime", original, run, inputs, narrow)
 
 
 def find_weights(original: Arrays, path: Path, epsilon: float | None) -> Stage:
@@ -122,13 +133,14 @@ def _is_narrow(arrays: Iterable[np.ndarray[Any, Any]]) -> bool:
     return kinds == {"float16"}
 
 
-def _stage(
+def compare_run(
     name: str,
-    original: Original,
+    original: Truth,
     run: Runner,
     inputs: list[tuple[str, np.ndarray[Any, Any]]],
     narrow: bool = False,
 ) -> Stage:
+    """Compare the outputs of ``run`` with those of ``original``, on every input."""
     why = WHY_FLOAT16 if narrow else WHY
     results: list[ProbeResult] = []
     for probe, x in inputs:

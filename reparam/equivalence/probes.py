@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from reparam.adapters.foreign_models import ForeignModel
 from reparam.conv.operators import Array
 
 _SEED = 20210101
@@ -29,6 +30,7 @@ class Probing:
         own_input: more probes, (N, C, H, W) float32.
         network: whether to build and run the whole network; needs paddle.
         settings: of the architecture, in place of what it assumes.
+        model: the user's own network, in place of a recognised one.
         prefix: use only the weights under this name or prefix.
     """
 
@@ -37,6 +39,7 @@ class Probing:
     own_input: np.ndarray[Any, Any] | None = None
     network: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
+    model: ForeignModel | None = None
     prefix: str | None = None
 
     @property

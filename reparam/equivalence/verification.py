@@ -18,9 +18,11 @@ from reparam.checkpoint.pairs import find_pairs, folded_in
 from reparam.equivalence import networks
 from reparam.equivalence.blocks import compare_blocks
 from reparam.equivalence.carried import Arrays, compare_carried
+from reparam.equivalence.layer_verification import verify_layers
+from reparam.equivalence.loading import candidate_of
 from reparam.equivalence.probes import Probing
 from reparam.equivalence.records import DIFFERENT, Stage, Verification, verdict_of
-from reparam.errors import CheckpointError, MissingDependencyError, PartError
+from reparam.errors import CheckpointError, MissingDependencyError
 from reparam.files import sha256_of
 
 IN_MEMORY = "its own fusion, in memory"
@@ -46,6 +48,8 @@ def verify(
     probing = probing or Probing()
     first = load_checkpoint(original, prefix=probing.prefix)
     need_finite(first.arrays)
+    if probing.model is not None:
+        return verify_layers(first, candidate, probing.model, probing)
     if candidate is None:
         if find_blocks(first.shapes).blocks:
             return _with_own_fusion(first, probing)
@@ -55,15 +59,7 @@ def verify(
         return _with_checkpoint(load_checkpoint(source, prefix=wanted_of(first)), first, probing)
     if Path(candidate).suffix == ".onnx":
         return _with_onnx(first, Path(candidate), probing)
-    return _with_checkpoint(first, _candidate(candidate, probing.prefix), probing)
-
-
-def _candidate(path: str | Path, prefix: str | None) -> Checkpoint:
-    """Load what is compared: a deploy form has lost the prefix that its source is chosen by."""
-    try:
-        return load_checkpoint(path, prefix=prefix)
-    except PartError:
-        return load_checkpoint(path)
+    return _with_checkpoint(first, candidate_of(candidate, probing.prefix), probing)
 
 
 def _with_own_fusion(first: Checkpoint, probing: Probing) -> Verification:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reparam.adapters.foreign_models import ForeignModel
 from reparam.checkpoint import Checkpoint, load_checkpoint
 from reparam.checkpoint.blocks import find_blocks
 from reparam.checkpoint.opening import check_input
 from reparam.exporter.exporting import export_onnx
+from reparam.exporter.layer_networks import has_branches
 from reparam.latency import Benchmark, ModelUnderTest, measure_models
 
 TRAIN_TIME, DEPLOY = "train-time form", "deploy form"
@@ -32,6 +34,7 @@ class Protocol:
         input_size: (H, W) of exported checkpoints.
         epsilon: of their BatchNorms.
         settings: of their architecture.
+        model: the user's own network, in place of a recognised one.
         prefix: use only the weights under this name or prefix.
     """
 
@@ -43,6 +46,7 @@ class Protocol:
     input_size: tuple[int, int] | None = None
     epsilon: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    model: ForeignModel | None = None
     prefix: str | None = None
 
 
@@ -91,7 +95,10 @@ def _under_test(
         checkpoint = load_checkpoint(path, prefix=protocol.prefix)
         for notice in checkpoint.layout.notices:
             tell(f"{path}: {notice}")
-        train_time = bool(find_blocks(checkpoint.shapes).blocks)
+        if protocol.model is None:
+            train_time = bool(find_blocks(checkpoint.shapes).blocks)
+        else:
+            train_time = has_branches(checkpoint, protocol.model)
         forms = [TRAIN_TIME] if train_time else [DEPLOY]
         if train_time and len(paths) == 1:
             forms.append(DEPLOY)
@@ -112,4 +119,5 @@ def _export(checkpoint: Checkpoint, output: Path, protocol: Protocol, form: str)
         fuse=form == DEPLOY,
         epsilon=protocol.epsilon,
         settings=protocol.settings,
+        model=protocol.model,
     )

@@ -25,7 +25,11 @@ _LEFT_BY_CONVERTERS = ("Constant", "Identity")
 
 
 def check_file(
-    path: Path, header: Any, exported: Any, weights: Mapping[str, Array] | None = None
+    path: Path,
+    header: Any,
+    exported: Any,
+    weights: Mapping[str, Array] | None = None,
+    counted: bool = True,
 ) -> Any:
     """Return an onnxruntime session for a file that is valid, complete and loads quietly.
 
@@ -34,16 +38,20 @@ def check_file(
         header: what :func:`reparam.adapters.onnx_files.read_header` returned for it.
         exported: the Layer that it was made from.
         weights: the values that the file must hold, by key; those of ``exported`` if None.
+        counted: whether that Layer calls each of its convolutions and BatchNorms once; one that
+            nothing is known of may share them, or compute weights as it runs.
 
     Raises:
         ExportError: it is not.
     """
     check_model(path)
     state = state_of(exported) if weights is None else weights
-    names = check_weights(weights_in(path, header), state, inputs_of(header, "Conv"))
+    convs = inputs_of(header, "Conv") if counted else ()
+    names = check_weights(weights_in(path, header), state, convs)
     needed = {
         operator: sum(key in names for key in keys_of(exported, kind, "weight"))
         for operator, kind in _OPERATOR_OF.items()
+        if counted
     }
     check_operators(op_counts(header), needed)
     return load_strictly(path)

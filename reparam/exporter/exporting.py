@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from reparam.adapters.converter import Converter, need_converter
+from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.static_program import save_static
 from reparam.checkpoint import Checkpoint, load_checkpoint
+from reparam.exporter.layer_networks import network_of_model
 from reparam.exporter.networks import Network, network_of
 from reparam.exporter.onnx_export import make_onnx
 from reparam.exporter.options import Options, check_request, data_of
@@ -50,6 +52,7 @@ def export_onnx(
     fuse: bool = True,
     epsilon: float | None = None,
     settings: Mapping[str, Any] | None = None,
+    model: ForeignModel | None = None,
     **options: Any,
 ) -> ExportReport:
     """Write a checkpoint of a known architecture as an ONNX file, checked; return the report.
@@ -61,6 +64,7 @@ def export_onnx(
             Otherwise the network as it is in the checkpoint, BatchNorms and all: a baseline.
         epsilon: of the BatchNorms, in place of what the family says.
         settings: of the architecture, in place of what was recognised or assumed.
+        model: the user's own network, in place of a recognised one.
         options: the fields of :class:`Options`.
 
     Raises:
@@ -73,7 +77,10 @@ def export_onnx(
     check_request(checkpoint.path, output, chosen)
     with _workshop(output, chosen) as workshop:
         chosen.tell("building the network")
-        network = network_of(checkpoint, fuse=fuse, epsilon=epsilon, settings=settings)
+        if model is None:
+            network = network_of(checkpoint, fuse=fuse, epsilon=epsilon, settings=settings)
+        else:
+            network = network_of_model(checkpoint, model, fuse=fuse, input_size=chosen.input_size)
         return _export(network, output, chosen, workshop)
 
 

@@ -41,6 +41,8 @@ class Network:
         epsilon: of the BatchNorms; None where there is not one for all of them.
         blocks: prefixes of the re-parameterizable blocks.
         fused: prefixes of those that are one convolution in ``exported``.
+        counted: whether ``exported`` calls each of its Conv2D and BatchNorm2D once, and computes
+            with no other weights, so that the nodes of the file can be counted.
         notices: what making the network had to say.
         any_size: it does the same at every position, whatever the image and its size are.
         exact: returns the values that those of ``exported`` were rounded from, in float64 and by
@@ -61,6 +63,7 @@ class Network:
     epsilon: float | None = None
     blocks: tuple[str, ...] = ()
     fused: tuple[str, ...] = ()
+    counted: bool = True
     notices: tuple[str, ...] = ()
     any_size: bool = False
     exact: Callable[[], Mapping[str, Array]] | None = None
@@ -94,7 +97,7 @@ def network_of(
     arrays = as_float32(checkpoint.arrays)
     need_finite(arrays)
     original = layer_of(arrays, overrides)
-    exported, notices = original, _source_notices(checkpoint)
+    exported, notices = original, source_notices(checkpoint)
     if fuse:
         exported, report = deploy_layer_of(arrays, overrides)
         notices += report.notices
@@ -120,7 +123,7 @@ def network_of(
     )
 
 
-def _source_notices(checkpoint: Checkpoint) -> list[str]:
+def source_notices(checkpoint: Checkpoint) -> list[str]:
     """Say how the weights were found, and where float32 is not the dtype they are stored in."""
     dtypes = {array.dtype.name for array in checkpoint.arrays.values()}
     said = {

@@ -58,7 +58,7 @@ class Checks:
             NotEquivalentError: it is another function.
         """
         header = read_header(path)
-        session = check_file(path, header, self.network.exported, weights)
+        session = check_file(path, header, self.network.exported, weights, self.network.counted)
         interface = interface_of(header)
         dtype = np.dtype(interface.inputs[0].dtype)
         run = open_beside(with_open_axes(header, AXES), path) if self.small else session

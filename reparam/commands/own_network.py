@@ -1,0 +1,84 @@
+"""``reparam fuse --model package.module:factory``: converting by the network's own methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reparam.adapters.foreign_models import ForeignModel
+from reparam.commands.common import print_json, progress, stdout, table
+from reparam.exporter.layer_fusing import LayerFusion, LayerReport, fuse_layers
+
+_LISTED = 8  # blocks in the table; what is printed does not grow with the network
+
+
+def fuse_own(
+    checkpoint: Path,
+    model: ForeignModel,
+    output: Path | None,
+    *,
+    as_json: bool,
+    notices: Sequence[str],
+    **options: Any,
+) -> None:
+    """Convert, prove and write, then print the report.
+
+    Args:
+        notices: told already, and to be in the JSON as well.
+        options: of :func:`reparam.exporter.layer_fusing.fuse_layers`.
+    """
+    with progress(f"converting {checkpoint} by the methods of {model.spec}"):
+        result = fuse_layers(checkpoint, model, output, **options)
+    if as_json:
+        fields = {
+            "source": result.source,
+            "source_sha256": result.source_sha256,
+            "output": result.output,
+            "sha256": result.sha256,
+        }
+        report = result.report.to_json()
+        report["notices"] = [*report["notices"], *notices]
+        print_json("fuse", _verdict(result.report), {**fields, **report})
+    else:
+        _print(result)
+
+
+def _verdict(report: LayerReport) -> str:
+    if report.fused:
+        return "fused"
+    return "already fused" if report.already else "nothing to fuse"
+
+
+def _print(result: LayerFusion) -> None:
+    console, report = stdout(), result.report
+    arguments = ", ".join(f"{name}={value}" for name, value in report.arguments.items())
+    console.print(f"{result.source}: {report.architecture}({arguments})")
+    if report.fused:
+        grid = table("block", "converted by", "#parameters", "#off by", "#allowed")
+        for proved in report.fused[:_LISTED]:
+            done, check = proved.block, proved.check
+            grid.add_row(
+                done.where,
+                f"{done.kind.rpartition('.')[2]}.{done.method}",
+                f"{done.parameters_before:,} -> {done.parameters_after:,}",
+                f"{check.distance:.2e}",
+                f"{check.bound:.2e}",
+            )
+        console.print(grid)
+        if len(report.fused) > _LISTED:
+            console.print(f"... and {len(report.fused) - _LISTED} more; --json lists every block")
+        console.print(
+            f"{len(report.fused)} blocks converted by their own methods, each compared with what "
+            f"it was; {report.carried} other arrays carried over"
+        )
+        console.print(f"network: {report.network.summary}")
+    else:
+        console.print(_verdict(report))
+    if report.already and report.fused:
+        console.print(f"already in deploy form: {', '.join(report.already)}")
+    for left in report.left:
+        console.print(f"left alone: {left.where or '(root)'}: {left.reason}")
+    for notice in report.notices:
+        console.print(f"note: {notice}")
+    console.print(f"wrote {result.output}" if result.output else "dry run: nothing was written")

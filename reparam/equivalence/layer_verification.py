@@ -1,0 +1,198 @@
+"""Comparing two checkpoints, or a checkpoint and an ONNX file, with the user's own network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reparam.adapters.foreign_layers import block_paths, convert, shapes_of
+from reparam.adapters.foreign_models import ForeignModel
+from reparam.adapters.foreign_running import Fed
+from reparam.adapters.paddle_models import as_float32, in_float64, run_layer
+from reparam.checkpoint import Checkpoint, load_checkpoint
+from reparam.checkpoint.fusing import listing
+from reparam.checkpoint.manifest import source_of, wanted_of
+from reparam.equivalence import networks
+from reparam.equivalence.carried import WHY as CARRIED
+from reparam.equivalence.layer_blocks import compare_layer_blocks
+from reparam.equivalence.loading import candidate_of
+from reparam.equivalence.probes import DEFAULT_SIZES, Probing, network_probes, probes
+from reparam.equivalence.records import DIFFERENT, EQUAL, Stage, Verification, verdict_of
+from reparam.errors import CheckpointError, UnsupportedModelError
+from reparam.files import sha256_of
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+IN_MEMORY = "its own conversion, in memory"
+
+
+class LayerTruth:
+    """The user's network with the original weights, in float32 and in float64.
+
+    Args:
+        arrays: its weights, in any form.
+        model: which network.
+        size: (H, W) of an image that it runs on.
+
+    Raises:
+        UnsupportedModelError, CheckpointError, NotFusibleError: as
+            :meth:`reparam.adapters.foreign_models.ForeignModel.layer_of` and ``fed``.
+    """
+
+    def __init__(self, arrays: Arrays, model: ForeignModel, size: tuple[int, int]) -> None:
+        self.model = model
+        self.size = size
+        self.layer: Fed = model.fed(model.layer_of(arrays), size)
+        self.wide = in_float64(self.layer)
+        self.channels = self.layer.channels
+
+    @property
+    def image(self) -> np.ndarray[Any, Any]:
+        """Return the image on whose way through the network blocks are found."""
+        return probes(self.channels, self.size)["normal"].astype(np.float32)
+
+    def compare_network(self, layer: Any, probing: Probing) -> Stage:
+        """Run the Layer ``layer``, float32, against this network."""
+        fed = self.layer.around(layer)
+        sizes = [self.size, *(s for s in probing.sizes[1:] if self._runs_on(s, probing))]
+        inputs = network_probes(self.channels, sizes, probing.own_input)
+        return networks.compare_run("network", self, lambda x: run_layer(fed, x), inputs)
+
+    def _runs_on(self, size: tuple[int, int], probing: Probing) -> bool:
+        """Whether a further size is probed; one that nobody asked for may be no size for it."""
+        try:
+            self.model.fed(self.layer.network, size)
+        except UnsupportedModelError:
+            if probing.sizes is not DEFAULT_SIZES:
+                raise
+            return False
+        return True
+
+    def compare_blocks(self, layer: Any, paths: list[str]) -> Stage:
+        """Compare the blocks at ``paths`` of ``layer`` with those of this network."""
+        return compare_layer_blocks(self.layer, layer, paths, self.image)
+
+
+def verify_layers(
+    first: Checkpoint, candidate: str | Path | None, model: ForeignModel, probing: Probing
+) -> Verification:
+    """Return whether two files are the same function of the user's own network.
+
+    Args:
+        first: the truth.
+        candidate: a checkpoint or an ONNX file. None compares a checkpoint with what the
+            network's own methods make of it, and one with nothing left to convert with the source
+            that its manifest names.
+
+    Raises:
+        CheckpointError: a file is unusable or not of this network, or there is nothing to compare.
+        UnsupportedModelError: the network cannot be built, or does not run.
+        NotFusibleError: a method of the network failed.
+    """
+    truth = LayerTruth(first.arrays, model, probing.sizes[0])
+    _need_channels(truth, probing)
+    if candidate is None:
+        conversion = convert(truth.layer.network)
+        if conversion.converted:
+            paths = ["" if done.where == "(root)" else done.where for done in conversion.converted]
+            stages = [truth.compare_blocks(conversion.layer, paths)]
+            stages += _network(truth, conversion.layer, probing, stages)
+            return _verification(first, IN_MEMORY, "", model, stages)
+        source, _ = source_of(first)
+        first, second = load_checkpoint(source, prefix=wanted_of(first)), first
+        truth = LayerTruth(first.arrays, model, truth.size)
+    elif Path(candidate).suffix == ".onnx":
+        return _with_onnx(first, Path(candidate), truth, probing)
+    else:
+        second = candidate_of(candidate, probing.prefix)
+    stages = _checkpoint_stages(first.arrays, second.arrays, truth, probing)
+    return _verification(first, str(second.path), second.sha256, model, stages)
+
+
+def _need_channels(truth: LayerTruth, probing: Probing) -> None:
+    own = probing.own_input
+    if own is not None and (own.ndim != 4 or own.shape[1] != truth.channels):
+        raise CheckpointError(
+            "the probe does not fit the network",
+            found=f"an array of shape {own.shape}; needed: (N, {truth.channels}, H, W)",
+        )
+
+
+def _checkpoint_stages(
+    ours: Arrays, theirs: Arrays, truth: LayerTruth, probing: Probing
+) -> list[Stage]:
+    other = truth.model.layer_of(theirs)
+    before, after = shapes_of(truth.layer.network), shapes_of(other)
+    paths = [path for path in block_paths(other) if _keys_of(before, path) != _keys_of(after, path)]
+    stages = [_compare_carried(ours, theirs, paths)]
+    forward, backward = _directions(truth.layer.network, paths)
+    if forward:
+        stages.append(truth.compare_blocks(other, forward))
+    if backward:  # the deploy form was named first
+        swapped = LayerTruth(theirs, truth.model, truth.size)
+        stages.append(swapped.compare_blocks(truth.layer.network, backward))
+    return [*stages, *_network(truth, other, probing, stages)]
+
+
+def _directions(network: Any, paths: list[str]) -> tuple[list[str], list[str]]:
+    """Part blocks in those that ``network`` has with branches, and those that it has without."""
+    done = {block.where.replace("(root)", "") for block in convert(network).converted}
+    return [p for p in paths if p in done], [p for p in paths if p not in done]
+
+
+def _network(truth: LayerTruth, layer: Any, probing: Probing, before: list[Stage]) -> list[Stage]:
+    if not probing.network or any(stage.verdict == DIFFERENT for stage in before):
+        return []
+    return [truth.compare_network(layer, probing)]
+
+
+def _with_onnx(first: Checkpoint, path: Path, truth: LayerTruth, probing: Probing) -> Verification:
+    if not path.is_file():
+        raise CheckpointError(f"cannot read '{path}'", found="no such file")
+    if not probing.network:
+        raise CheckpointError(
+            f"cannot compare with '{path}' without running the network",
+            why="what an ONNX file computes shows only in its outputs",
+            hint="leave --no-network out",
+        )
+    stage = networks.compare_onnx(truth, path, probing)
+    return _verification(first, str(path), sha256_of(path), truth.model, [stage])
+
+
+def _compare_carried(ours: Arrays, theirs: Arrays, paths: list[str]) -> Stage:
+    """Compare what is in no converted block, bit for bit."""
+    first, second = as_float32(ours), as_float32(theirs)
+    rest = [key for key in first if not _is_in(key, paths)]
+    changed = tuple(
+        key for key in rest if key not in second or first[key].tobytes() != second[key].tobytes()
+    )
+    if changed:
+        summary = f"{len(changed)} changed: {listing(changed)}"
+        return Stage("other arrays", DIFFERENT, summary, CARRIED)
+    return Stage("other arrays", EQUAL, f"{len(rest)} arrays identical", CARRIED)
+
+
+def _is_in(key: str, paths: list[str]) -> bool:
+    return any(not path or key.startswith(f"{path}.") for path in paths)
+
+
+def _keys_of(shapes: Mapping[str, Any], path: str) -> set[str]:
+    return {key for key in shapes if not path or key.startswith(f"{path}.")}
+
+
+def _verification(
+    first: Checkpoint, candidate: str, sha256: str, model: ForeignModel, stages: list[Stage]
+) -> Verification:
+    return Verification(
+        original=str(first.path),
+        candidate=candidate,
+        original_sha256=first.sha256,
+        candidate_sha256=sha256,
+        architecture=model.spec,
+        epsilon=None,
+        verdict=verdict_of(tuple(stages)),
+        stages=tuple(stages),
+    )

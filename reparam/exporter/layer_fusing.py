@@ -1,0 +1,236 @@
+"""From a checkpoint to a deploy checkpoint by the methods of the user's own network, proved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reparam.adapters.foreign_layers import Conversion, Converted, block_paths, convert
+from reparam.adapters.foreign_models import ForeignModel
+from reparam.adapters.paddle_models import state_of
+from reparam.checkpoint import Checkpoint, Left, load_checkpoint
+from reparam.checkpoint.files import format_of, write_arrays
+from reparam.checkpoint.fusing import need_finite
+from reparam.checkpoint.manifest import manifest_of, manifest_path
+from reparam.checkpoint.pipeline import check_outputs, target_of
+from reparam.equivalence.layer_verification import LayerTruth
+from reparam.equivalence.probes import DEFAULT_SIZES, Probing
+from reparam.equivalence.records import DIFFERENT, UNDECIDABLE, BlockResult, Stage
+from reparam.errors import NotEquivalentError, NotFusibleError, UnsupportedModelError
+from reparam.exporter.networks import source_notices
+from reparam.files import whole_group
+from reparam.version import tool_version
+
+
+@dataclass(frozen=True)
+class ProvedBlock:
+    """A block that its own method converted, and how it compares with what it was."""
+
+    block: Converted
+    check: BlockResult
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self.block), "check": asdict(self.check)}
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What a network's own methods did, and what the checks of it found.
+
+    Attributes:
+        architecture: ``package.module:factory``.
+        arguments: of the factory.
+        fused: the blocks that were converted.
+        already: blocks in deploy form before.
+        left: blocks that stay as they were, with the reason.
+        carried: arrays that went over bit for bit.
+        network: the comparison of the whole network with what it was.
+        notices: what else there is to say.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    fused: tuple[ProvedBlock, ...]
+    already: tuple[str, ...]
+    left: tuple[Left, ...]
+    carried: int
+    network: Stage
+    notices: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as values that JSON knows; the Layers decide epsilon themselves."""
+        fused = [proved.to_json() for proved in self.fused]
+        return {**asdict(self), "fused": fused, "epsilon": None}
+
+
+@dataclass(frozen=True)
+class LayerFusion:
+    """A converted checkpoint: where it came from, where it is (None in a dry run), the report."""
+
+    source: Path
+    source_sha256: str
+    output: Path | None
+    sha256: str
+    report: LayerReport
+
+
+def fuse_layers(
+    source: str | Path,
+    model: ForeignModel,
+    output: str | Path | None = None,
+    *,
+    prefix: str | None = None,
+    input_size: tuple[int, int] | None = None,
+    skip: Sequence[str] = (),
+    format: str | None = None,
+    strict: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+) -> LayerFusion:
+    """Convert a checkpoint by its own network's methods, prove it, and write the deploy form.
+
+    The network runs on a copy. A block whose conversion cannot be compared with what it was is
+    left as it is; one that computes something else ends it all, and nothing is written.
+
+    Args:
+        output: ``x.deploy.pdparams`` beside ``x.pdparams`` by default; its ending is the format.
+        prefix: use only the weights under this name or prefix.
+        input_size: (H, W) of an image that the network runs on; 96 x 96 if None.
+        skip: blocks to leave as they are: paths, or patterns with ``*`` and ``?``.
+        format: ``pdparams`` or ``safetensors``; added to an ``output`` that ends in neither.
+
+    Raises:
+        NotEquivalentError: a block, or the whole network, is another function after conversion.
+        NotFusibleError: a method failed; or ``strict``, and nothing was converted, or not all.
+        UnsupportedModelError: the network cannot be built, or does not run; ``skip`` names nothing.
+        CheckpointError: the checkpoint is unusable, or is not of that network.
+        OutputError: the output cannot be written there.
+    """
+    source = Path(source)
+    target = target_of(source, None if output is None else Path(output), format)
+    kind = format_of(target)
+    if not dry_run:
+        check_outputs(source, target, force)
+    checkpoint = load_checkpoint(source, prefix=prefix)
+    need_finite(checkpoint.arrays)
+    sizes = DEFAULT_SIZES if input_size is None else (input_size,)
+    truth = LayerTruth(checkpoint.arrays, model, sizes[0])
+    layer, report = _converted(truth, Probing(sizes=sizes), skip)
+    arrays = state_of(layer)
+    notices = (*source_notices(checkpoint), *report.notices)
+    report = replace(report, carried=_carried(checkpoint, arrays), notices=notices)
+    if strict:
+        _need_all(source, report)
+    if dry_run:
+        return LayerFusion(source, checkpoint.sha256, None, "", report)
+    metadata = {**checkpoint.metadata, "reparam.source_sha256": checkpoint.sha256}
+    with whole_group(target, manifest_path(target), force=force) as (weights, note):
+        names = {key: name for key, name in checkpoint.names.items() if key in arrays}
+        sha256 = write_arrays(weights, kind, arrays.items(), names=names, metadata=metadata)
+        text = manifest_of(checkpoint, target, sha256, report, tool_version())
+        note.write_text(text, encoding="utf-8")
+    return LayerFusion(source, checkpoint.sha256, target, sha256, report)
+
+
+def convert_proved(
+    truth: LayerTruth, skip: Sequence[str] = ()
+) -> tuple[Conversion, tuple[BlockResult, ...], tuple[Left, ...]]:
+    """Return a converted copy of a network, the proof of each block, and what was left.
+
+    Raises:
+        NotEquivalentError: a block is another function after its conversion.
+        NotFusibleError: a method failed.
+    """
+    left = [Left(path, "--skip") for path in _skipped(truth.layer.network, skip)]
+    while True:
+        conversion = convert(truth.layer.network, [block.where for block in left])
+        paths = [_path(done.where) for done in conversion.converted]
+        stage = truth.compare_blocks(conversion.layer, paths)
+        if stage.verdict == DIFFERENT:
+            raise _refusal(stage, conversion)
+        unclear = [block for block in stage.blocks if block.verdict == UNDECIDABLE]
+        if not unclear:
+            return conversion, stage.blocks, tuple(left)
+        left += [Left(_path(block.where), block.reason) for block in unclear]
+
+
+def _skipped(network: Any, patterns: Sequence[str]) -> list[str]:
+    paths = block_paths(network)
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            raise UnsupportedModelError(
+                f"--skip {pattern} names no block",
+                found=f"{len(paths)} that could be skipped: {', '.join(paths[:5])}",
+            )
+    return [path for path in paths if any(fnmatchcase(path, one) for one in patterns)]
+
+
+def _converted(truth: LayerTruth, probing: Probing, skip: Sequence[str]) -> tuple[Any, LayerReport]:
+    conversion, checks, left = convert_proved(truth, skip)
+    network = truth.compare_network(conversion.layer, probing)
+    if network.verdict == DIFFERENT:
+        raise NotEquivalentError(
+            f"the converted network is not what '{truth.model.spec}' was",
+            found=network.summary,
+            why=f"each of {len(checks)} blocks compares equal, so something outside them changed",
+        )
+    notices = [f"network: {network.summary}"] if network.verdict == UNDECIDABLE else []
+    kept = [done.where for done in conversion.converted if not done.replaced]
+    if kept:
+        notices.append(
+            f"{len(kept)} blocks keep the arrays of their branches beside the converted ones, "
+            f"'{kept[0]}' first: their method does not remove them"
+        )
+    fused = tuple(map(ProvedBlock, conversion.converted, checks))
+    return conversion.layer, LayerReport(
+        architecture=truth.model.spec,
+        arguments=dict(truth.model.arguments),
+        fused=fused,
+        already=conversion.already,
+        left=left,
+        carried=0,
+        network=network,
+        notices=tuple(notices),
+    )
+
+
+def _refusal(stage: Stage, conversion: Conversion) -> NotEquivalentError:
+    wrong = [block for block in stage.blocks if block.verdict == DIFFERENT]
+    first = wrong[0]
+    done = next(done for done in conversion.converted if done.where == first.where)
+    more = f"; {len(wrong)} of {len(stage.blocks)} blocks differ" if len(wrong) > 1 else ""
+    return NotEquivalentError(
+        f"{done.method}() makes another function of block '{first.where}'",
+        found=f"{first.reason}{more}",
+        why=f"the method is that of {done.kind}; what it stores is not what the block computes",
+        hint=f"--skip {first.where} leaves that block as it is",
+    )
+
+
+def _path(where: str) -> str:
+    return "" if where == "(root)" else where
+
+
+def _carried(checkpoint: Checkpoint, arrays: dict[str, np.ndarray[Any, Any]]) -> int:
+    return sum(
+        key in checkpoint.arrays and array.tobytes() == checkpoint.arrays[key].tobytes()
+        for key, array in arrays.items()
+    )
+
+
+def _need_all(source: Path, report: LayerReport) -> None:
+    if report.fused and not report.left:
+        return
+    found = f"{len(report.already)} blocks in deploy form already" if report.already else ""
+    if report.left:
+        found = f"'{report.left[0].where}' was left: {report.left[0].reason}"
+    raise NotFusibleError(
+        f"not everything in '{source}' was converted" if report.left
+        else f"nothing to convert in '{source}'",
+        found=found or "no block with a method that converts it", why="--strict was given",
+    )  # fmt: skip
