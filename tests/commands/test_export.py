@@ -14,6 +14,7 @@ import pytest
 
 from reparam.__main__ import main
 from reparam.adapters import converter
+from tests.converter import needs_converter
 from tests.weights import repvgg_arrays, write
 
 
@@ -75,6 +76,7 @@ FAILURES = {
 }  # fmt: skip
 
 
+@needs_converter
 class TestConverterThatFails:
     @pytest.mark.parametrize("name", FAILURES)
     def test_is_told_and_leaves_nothing(self, name, run, source, tmp_path, monkeypatch):
@@ -132,6 +134,7 @@ def another_model(folder: Path) -> Path:
 
 
 class TestParametersFile:
+    @needs_converter
     def test_missing(self, run, source, monkeypatch):
         from reparam.exporter import onnx_export
 
@@ -197,6 +200,7 @@ class TestPythonWithoutConverter:
 
 
 class TestOptions:
+    @needs_converter
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
@@ -227,6 +231,7 @@ class TestOptions:
         for option in ("opset", "output-names", "timeout", "external-data", "keep-io"):
             assert f"Warning: --{option} has no effect" in err
 
+    @needs_converter
     def test_everything_at_once(self, run, source):
         code, out, err = run(
             "export", source, *EVERYTHING, "--precision", "float16", "--dynamic",
@@ -241,6 +246,7 @@ class TestOptions:
             "ckpt.json", "ckpt.onnx", "ckpt.onnx.data", "ckpt.pdiparams", "ckpt.pdparams",
         ]  # fmt: skip
 
+    @needs_converter
     def test_keep_io_needs_float16(self, run, source):
         code, _, err = run("export", source, "--onnx", "--input-size", "32", "--keep-io")
         assert code == 0
@@ -251,6 +257,7 @@ class TestOptions:
         assert left(source) == ["ckpt.json", "ckpt.pdiparams", "ckpt.pdparams"]
 
 
+@needs_converter
 class TestFloat16:
     def test_weight_that_is_too_large(self, run, source):
         arrays = repvgg_arrays(deploy=True)

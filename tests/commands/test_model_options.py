@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from reparam.__main__ import main
+from tests.converter import needs_converter
 from tests.own_network import weights
 from tests.weights import cspresnet_arrays, repvgg_arrays, write
 
@@ -163,6 +164,7 @@ class TestName:
 
 
 class TestConfiguration:
+    @needs_converter
     def test_settings_and_size_reach_the_export(self, run, detector, config):
         code, out, _ = run("export", detector, "--onnx", "-c", config, "--json")
         report = json.loads(out)

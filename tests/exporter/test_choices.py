@@ -17,6 +17,7 @@ from reparam.adapters.onnx_runtime import open_session, run_onnx
 from reparam.adapters.paddle_models import state_of
 from reparam.errors import ExportError, OutputError
 from reparam.exporter import ExportReport, Network, Options, export_network
+from tests.converter import needs_converter
 from tests.exporter.pair import assert_computes, images, pair
 
 
@@ -33,6 +34,7 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@needs_converter
 @pytest.mark.parametrize("opset", range(11, 22))
 def test_every_opset(opset: int, network: Network, tmp_path: Path) -> None:
     report = exported(network, tmp_path, opset=opset)
@@ -50,6 +52,7 @@ def any_size(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Expo
     return exported(network, folder, dynamic=["batch", "height", "width"])
 
 
+@needs_converter
 def test_open_axes_have_names(any_size: ExportReport) -> None:
     assert any_size.input.shape == ("batch", 3, "height", "width")
     assert [output.shape for output in any_size.outputs] == [
@@ -59,6 +62,7 @@ def test_open_axes_have_names(any_size: ExportReport) -> None:
     ]
 
 
+@needs_converter
 @pytest.mark.parametrize(
     "shape", [(1, 32, 32), (2, 33, 47), (3, 8, 97), (1, 200, 31), (2, 1, 1)], ids=str
 )
@@ -73,6 +77,7 @@ def test_open_axes_take_any_size(
         assert output.shape[2:] == (-(-height // stride), -(-width // stride))
 
 
+@needs_converter
 def test_one_open_axis_leaves_the_others_fixed(network: Network, tmp_path: Path) -> None:
     report = exported(network, tmp_path, dynamic=["width"], batch=2)
     assert report.input.shape == (2, 3, 32, "width")
@@ -83,6 +88,7 @@ def test_one_open_axis_leaves_the_others_fixed(network: Network, tmp_path: Path)
         run_onnx(load_strictly(report.output), images(2, 3, 33, 55))
 
 
+@needs_converter
 def test_outputs_get_the_names_asked_for(network: Network, tmp_path: Path) -> None:
     names = ["scores", "Relu.1", "p4"]  # the second is what the graph calls a value inside
     report = exported(network, tmp_path, output_names=names, batch=1)
@@ -92,6 +98,7 @@ def test_outputs_get_the_names_asked_for(network: Network, tmp_path: Path) -> No
     assert_computes(network, images(1, 3, 32, 40), run_onnx(session, images(1, 3, 32, 40)))
 
 
+@needs_converter
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -114,6 +121,7 @@ def test_choices_that_cannot_be(
     assert names_in(tmp_path) == []
 
 
+@needs_converter
 def test_file_says_what_was_done(any_size: ExportReport) -> None:
     said = {entry.key: entry.value for entry in onnx.load(str(any_size.output)).metadata_props}
     source = hashlib.sha256(any_size.source.read_bytes()).hexdigest()
@@ -132,6 +140,7 @@ def outside(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Expor
     return exported(network, tmp_path_factory.mktemp("outside"), external_data=True)
 
 
+@needs_converter
 def test_weights_in_a_second_file(network: Network, outside: ExportReport) -> None:
     assert outside.data == outside.output.with_name("net.onnx.data")
     assert names_in(outside.output.parent) == ["net.onnx", "net.onnx.data"]
@@ -148,6 +157,7 @@ def test_weights_in_a_second_file(network: Network, outside: ExportReport) -> No
         assert int(where["offset"]) % 4096 == 0
 
 
+@needs_converter
 def test_pair_of_files_may_be_moved_together(outside: ExportReport, tmp_path: Path) -> None:
     for path in (outside.output, outside.data):
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -157,6 +167,7 @@ def test_pair_of_files_may_be_moved_together(outside: ExportReport, tmp_path: Pa
         open_session(tmp_path / "net.onnx")
 
 
+@needs_converter
 def test_weights_that_do_not_fit_into_one_file_go_into_two(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +177,7 @@ def test_weights_that_do_not_fit_into_one_file_go_into_two(
     assert report.file_bytes < report.data_bytes
 
 
+@needs_converter
 def test_two_files_or_none(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +206,7 @@ def narrow(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Export
     return exported(network, tmp_path_factory.mktemp("narrow"), precision="float16")
 
 
+@needs_converter
 def test_float16_network_has_float32_around_it(network: Network, narrow: ExportReport) -> None:
     assert narrow.precision == "float16"
     assert {tensor.dtype for tensor in (narrow.input, *narrow.outputs)} == {"float32"}
@@ -207,6 +220,7 @@ def test_float16_network_has_float32_around_it(network: Network, narrow: ExportR
     assert narrow.worst.distance > 100 * narrow.float16.float32.distance  # it is float16 indeed
 
 
+@needs_converter
 def test_float16_weights_are_rounded_once(network: Network, narrow: ExportReport) -> None:
     exact = network.exact()
     single = state_of(network.exported)
@@ -223,6 +237,7 @@ def test_float16_weights_are_rounded_once(network: Network, narrow: ExportReport
     assert narrow.float16.subnormal == subnormal > 0
 
 
+@needs_converter
 def test_float16_outside_too(network: Network, tmp_path: Path) -> None:
     report = exported(network, tmp_path, precision="float16", keep_io=False, external_data=True)
     assert {tensor.dtype for tensor in (report.input, *report.outputs)} == {"float16"}
@@ -238,6 +253,7 @@ def both(network: Network, tmp_path_factory: pytest.TempPathFactory) -> ExportRe
     return exported(network, folder, paddle=folder / "deploy.json", dynamic=["batch", "height"])
 
 
+@needs_converter
 def test_program_for_paddle_inference(network: Network, both: ExportReport) -> None:
     from reparam.adapters.paddle_files import open_predictor, run_predictor
 
@@ -252,6 +268,7 @@ def test_program_for_paddle_inference(network: Network, both: ExportReport) -> N
     assert json.loads(json.dumps(both.to_json()))["paddle"]["program"] == str(made.program)
 
 
+@needs_converter
 def test_program_loads_as_a_paddle_layer(network: Network, both: ExportReport) -> None:
     import paddle
 
@@ -271,6 +288,7 @@ def test_program_alone_needs_no_converter(
     assert report.parameters == sum(a.size for a in state_of(network.exported).values())
 
 
+@needs_converter
 def test_unfused_float16_keeps_its_batch_norms(tmp_path: Path) -> None:
     network = pair(tmp_path, fuse=False)
     report = exported(network, tmp_path, precision="float16", batch=1)

@@ -21,6 +21,7 @@ from reparam.exporter import export
 from reparam.exporter.benchmarking import Protocol, benchmark
 from reparam.exporter.layer_fusing import fuse_layers
 from reparam.exporter.layer_networks import has_branches
+from tests.converter import needs_converter
 from tests.own_network import MISTAKES, weights
 from tests.weights import write
 
@@ -221,6 +222,7 @@ class TestVerify:
         with pytest.raises(UnsupportedModelError, match="only even sizes"):
             verify(source, None, Probing(model=model, sizes=[(32, 32), (33, 33)]))
 
+    @needs_converter
     def test_an_onnx_file(self, exported):
         path, report = exported
         result = verify(path, report.output, Probing(model=own(as_dict=True)))
@@ -260,6 +262,7 @@ def even():
     return Even(8, 5, False)
 
 
+@needs_converter
 class TestExport:
     def test_one_file_of_the_converted_network(self, exported):
         _, report = exported
