@@ -224,11 +224,14 @@ def signals_held() -> Iterator[None]:
     def note(number: int, _: FrameType | None) -> None:
         came.append(number)
 
-    before = {number: signal.signal(number, note) for number in _HELD}
+    before = {number: signal.getsignal(number) for number in _HELD}
+    before = {number: handler for number, handler in before.items() if handler is not None}
+    for number in before:  # the others are handled outside of Python, and cannot be put back
+        signal.signal(number, note)
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, handler)
         if came:
             signal.raise_signal(came[0])

@@ -200,20 +200,39 @@ def _place(drafts: Sequence[Draft], targets: Sequence[Path]) -> None:
 def _replace(drafts: Sequence[Draft], targets: Sequence[Path]) -> None:
     for draft in drafts:
         draft.show()  # all that needs room on the disk, before anything is touched
-    aside = {target: hidden_name(target.parent) for target in targets[1:] if target.exists()}
+    before: dict[Path, Path] = {}
+    placed: list[Path] = []
     try:
-        for target, name in aside.items():
-            target.replace(name)
-        drafts[0].replace(targets[0])
+        for target in targets[1:]:
+            if target.exists():
+                before[target] = target.replace(hidden_name(target.parent))
+        _keep(targets[0], before)
+        for draft, target in zip(drafts, targets, strict=True):
+            draft.replace(target)
+            placed.append(target)
     except OSError:
-        for target, name in aside.items():
-            with suppress(FileNotFoundError):
-                name.replace(target)
+        _put_back(placed, before)
         raise
-    for draft, target in zip(drafts[1:], targets[1:], strict=True):
-        draft.replace(target)
-    for name in aside.values():
+    for name in before.values():
         name.unlink(missing_ok=True)
+
+
+def _put_back(placed: Sequence[Path], before: dict[Path, Path]) -> None:
+    for target in placed:
+        if target not in before:
+            target.unlink()
+    for target, name in before.items():
+        if target in placed or not target.exists():
+            name.replace(target)
+        name.unlink(missing_ok=True)
+
+
+def _keep(target: Path, before: dict[Path, Path]) -> None:
+    """Note a second name of ``target``, so that it never lacks its own; without one, none."""
+    name = hidden_name(target.parent)
+    with suppress(OSError):  # nothing there, or a file system without hard links
+        os.link(target, name)
+        before[target] = name
 
 
 def sha256_of(path: Path) -> str:

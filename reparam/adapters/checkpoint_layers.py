@@ -27,8 +27,9 @@ def layer_of(arrays: Mapping[str, np.ndarray[Any, Any]], overrides: Mapping[str,
         CheckpointError: a key is missing, left over or of the wrong shape or dtype.
     """
     recognised = architecture_of(arrays)
-    layer = build_layer(recognised, deploy=False, overrides=overrides)
-    for prefix in recognised.deployed:
+    deployed = set(recognised.deployed) == set(recognised.blocks)
+    layer = build_layer(recognised, deploy=deployed, overrides=overrides)
+    for prefix in () if deployed else recognised.deployed:
         _sublayer(layer, prefix).convert_to_deploy()
     for prefix in recognised.folded:
         _sublayer(layer, prefix).fold_batch_norm()

@@ -54,13 +54,25 @@ class Closeness:
     verdict: str
 
 
-def closeness(truth: Array, reference: Array, candidate: Array) -> Closeness:
+UNDECIDABLE_FLOAT16 = 0.1
+"""The same where the arithmetic is float16, 8192 times as coarse. The bound is then 0.4 of the
+scale; beyond that it comes near the scale itself, which is where unrelated outputs are."""
+
+
+def closeness(
+    truth: Array,
+    reference: Array,
+    candidate: Array,
+    *,
+    computed_in: str | None = None,
+) -> Closeness:
     """Return how close ``candidate`` is to ``truth``, measured against ``reference``.
 
     The bound is ``FACTOR * max(|reference - truth|, FLOOR_ROUNDINGS * u * |truth|)``, every bar
-    the largest absolute value and u the unit roundoff of the candidate's dtype. A candidate that
-    is not finite, or has another shape, is different. Otherwise the verdict is undecidable where
-    the reference itself is further than ``UNDECIDABLE``: being within such a bound proves nothing.
+    the largest absolute value and u the unit roundoff of the candidate's dtype, or of the one that
+    it was computed in. A candidate that is not finite, or has another shape, is different.
+    Otherwise the verdict is undecidable where the reference itself is further than ``UNDECIDABLE``:
+    being within such a bound proves nothing.
 
     Raises:
         ValueError: truth and reference differ in shape, or the truth is empty.
@@ -71,10 +83,12 @@ def closeness(truth: Array, reference: Array, candidate: Array) -> Closeness:
     scale = _largest(exact)
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         floor = _largest(reference.astype(np.float64) - exact)
-    roundoff = float(np.finfo(candidate.dtype).eps) / 2
+    dtype = np.dtype(computed_in or candidate.dtype)
+    roundoff = float(np.finfo(dtype).eps) / 2
     bound = FACTOR * max(floor, FLOOR_ROUNDINGS * roundoff * scale)
     distance, index = _furthest(candidate, exact)
-    verdict = _verdict(distance, bound, floor, scale)
+    limit = UNDECIDABLE_FLOAT16 if dtype == np.float16 else UNDECIDABLE
+    verdict = _verdict(distance, bound, floor, limit * scale)
     return Closeness(distance, index, floor, scale, bound, verdict)
 
 
@@ -93,9 +107,9 @@ def _furthest(candidate: Array, exact: Array) -> tuple[float, tuple[int, ...]]:
     return float(error[index]), tuple(map(int, index))
 
 
-def _verdict(distance: float, bound: float, floor: float, scale: float) -> str:
+def _verdict(distance: float, bound: float, floor: float, limit: float) -> str:
     if not np.isfinite(distance):
         return "different"
-    if floor > UNDECIDABLE * scale:
+    if floor > limit:
         return "undecidable"
     return "equal" if distance <= bound else "different"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from importlib.util import find_spec
+from contextlib import suppress
 from pathlib import Path
 
 from reparam.adapters.onnx_model import parse_model
@@ -17,6 +18,7 @@ from reparam.errors import ExportError, MissingDependencyError
 
 CHILD = Path(__file__).with_name("converter_child.py")
 OPSETS = range(11, 22)  # what paddle2onnx 2.1 converts to without changing the number
+GO = b"go\n"  # what the child waits for
 _HERE = ".".join(map(str, sys.version_info[:2]))
 _NO_WHEEL = sys.version_info >= (3, 13)
 NO_CONVERTER = (
@@ -25,8 +27,8 @@ NO_CONVERTER = (
     else "the package 'paddle2onnx' is not installed"
 )
 INSTEAD = (
-    "export under Python 3.10, 3.11 or 3.12; fuse, inspect, verify and bench of ONNX files "
-    "work here"
+    "--onnx under Python 3.10, 3.11 or 3.12; export --paddle, fuse, inspect, verify and bench "
+    "of ONNX files work here"
     if _NO_WHEEL
     else 'pip install "reparam[export]"'
 )
@@ -38,7 +40,7 @@ _LABELS = re.compile(r"^(?:[\d: -]*\[(?:ERROR|Paddle2ONNX)\]|error:|\s)*", re.IG
 
 def has_converter() -> bool:
     """Whether paddle2onnx is installed; it is not imported."""
-    return find_spec("paddle2onnx") is not None
+    return importlib.util.find_spec("paddle2onnx") is not None
 
 
 def need_converter() -> None:
@@ -65,30 +67,99 @@ def convert(program: Path, parameters: Path, *, opset: int = 17, timeout: float 
         timeout: seconds until the converter is ended.
 
     Raises:
+        ExportError: as :class:`Converter`.
+    """
+    with Converter(program, parameters, opset=opset) as converter:
+        converter.start()
+        return converter.result(timeout)
+
+
+class Converter:
+    """One run of paddle2onnx, in a process that imports it while its input is still being made.
+
+    The process does not outlive the ``with`` block, Ctrl-C included.
+
+    Args:
+        program: ``model.json``, which need not be there yet.
+        parameters: its ``.pdiparams``.
+        opset: of the ONNX file, 11 to 21.
+
+    Raises:
         ExportError: an input is missing, the opset is out of range, or the converter failed,
             died, hung, or wrote something else than a model. The message quotes its first error.
+        MissingDependencyError: paddle2onnx is not installed.
     """
-    check_opset(opset)
-    _check_inputs(program, parameters)
-    with tempfile.TemporaryDirectory(prefix="reparam-convert-") as folder:
-        output = Path(folder, "model.onnx")
-        log = Path(folder, "log.txt")
-        status = _run_child([program, parameters, output, opset], log, timeout)
-        text = log.read_text(encoding="utf-8", errors="replace")
+
+    def __init__(self, program: Path, parameters: Path, *, opset: int = 17) -> None:
+        check_opset(opset)
+        self.inputs = (program, parameters)
+        self._opset = opset
+
+    def __enter__(self) -> Converter:
+        self._folder = tempfile.TemporaryDirectory(prefix="reparam-convert-")
+        self._output = Path(self._folder.name, "model.onnx")
+        self._log = Path(self._folder.name, "log.txt")
+        arguments = map(str, (*self.inputs, self._output, self._opset))
+        with self._log.open("wb") as stream:  # a file: nothing that inherits it can block us
+            self._process = subprocess.Popen(  # noqa: S603 - our own script and interpreter
+                [sys.executable, str(CHILD), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=child_environment(os.environ),
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._close_stdin()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def start(self) -> None:
+        """Let the converter read its input, which is whole now.
+
+        Raises:
+            ExportError: an input is missing.
+        """
+        _check_inputs(*self.inputs)
+        with suppress(BrokenPipeError):  # it died already; result() says how
+            self._process.stdin.write(GO)  # type: ignore[union-attr]
+        self._close_stdin()
+
+    def result(self, timeout: float) -> bytes:
+        """Return the model, at most ``timeout`` seconds from now.
+
+        Raises:
+            ExportError: there is none.
+        """
+        try:
+            status = self._process.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise ExportError(
+                "paddle2onnx did not finish",
+                found=f"still running after {timeout:g} s; it was ended",
+                hint="--timeout gives it more time",
+            ) from error
+        text = self._log.read_text(encoding="utf-8", errors="replace")
         if status != 0:
             raise _failure(_ending(status), text)
         if "[ERROR]" in text:  # it can report a failure and end well
             raise _failure("reported an error and went on", text)
-        model = output.read_bytes() if output.exists() else b""
-    if not model:
-        raise _failure("wrote no model", text)
-    try:
-        parse_model(model)
-    except ExportError as error:
-        raise ExportError(
-            "paddle2onnx wrote no model", found=f"{len(model)} bytes that are no ONNX model"
-        ) from error
-    return model
+        model = self._output.read_bytes() if self._output.exists() else b""
+        if not model:
+            raise _failure("wrote no model", text)
+        try:
+            parse_model(model)
+        except ExportError as error:
+            raise ExportError(
+                "paddle2onnx wrote no model", found=f"{len(model)} bytes that are no ONNX model"
+            ) from error
+        return model
+
+    def _close_stdin(self) -> None:
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()  # type: ignore[union-attr]
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -119,29 +190,6 @@ def _check_inputs(program: Path, parameters: Path) -> None:
                 found=f"no {role} at '{path}'",
                 why="the converter would go on and write a model without weights",
             )
-
-
-def _run_child(arguments: list[object], log: Path, timeout: float) -> int:
-    """Return the exit status of the child, which does not outlive this call, Ctrl-C included."""
-    command = [sys.executable, str(CHILD), *map(str, arguments)]
-    with log.open("wb") as stream:  # a file, not a pipe: nothing that inherits it can block us
-        try:
-            done = subprocess.run(  # noqa: S603 - our own script, run by our own interpreter
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env=child_environment(os.environ),
-                timeout=timeout,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ExportError(
-                "paddle2onnx did not finish",
-                found=f"still running after {timeout:g} s; it was ended",
-                hint="--timeout gives it more time",
-            ) from error
-    return done.returncode
 
 
 def _ending(status: int) -> str:

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from reparam.adapters.checkpoint_layers import architecture_of, layer_of
-from reparam.adapters.paddle_models import Array, as_float32, refuse_keys
+from reparam.adapters.paddle_models import (
+    Array,
+    as_float32,
+    in_float64,
+    refuse_keys,
+    state_of,
+)
 from reparam.checkpoint import FusionReport, fuse_arrays
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -49,3 +55,17 @@ def deploy_layer_of(
         if hasattr(part, "fold_batch_norm"):
             part.fold_batch_norm()
     return layer, report
+
+
+def deploy_state_in_float64(layer: Any) -> Mapping[str, Array]:
+    """Return the state dict of the deploy form of a Layer, fused and folded without rounding.
+
+    Args:
+        layer: as :func:`reparam.adapters.checkpoint_layers.layer_of` builds it; not changed.
+    """
+    wide = in_float64(layer)
+    for method in ("convert_to_deploy", "fold_batch_norm"):  # rounded twice the other way round
+        for part in wide.sublayers():
+            if hasattr(part, method):
+                getattr(part, method)()
+    return state_of(wide)

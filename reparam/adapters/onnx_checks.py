@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from reparam.adapters.onnx_model import import_onnx, parse_model
@@ -17,23 +18,28 @@ from reparam.errors import ExportError
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def check_model(model: bytes) -> None:
+def check_model(model: bytes | Path) -> None:
     """Refuse a model that breaks the ONNX specification, types and shapes included.
+
+    Args:
+        model: the bytes of the file, or its path, where weights may be in a file beside it.
 
     Raises:
         ExportError: with the checker's first line.
     """
     onnx = import_onnx()
-    parse_model(model)
+    if isinstance(model, bytes):
+        parse_model(model)
+    source = model if isinstance(model, bytes) else str(model)
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(source, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
             "the ONNX model is not valid", found=str(error).strip().splitlines()[0]
         ) from error
 
 
-def load_strictly(model: bytes, threads: int = 1) -> Any:
+def load_strictly(model: bytes | Path, threads: int = 1) -> Any:
     """Return an onnxruntime session for a model that loads without one warning.
 
     Raises:

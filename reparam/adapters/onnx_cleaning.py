@@ -3,19 +3,18 @@
     before:  Constant, Identity, Conv -> Add(Reshape(bias)), computed shapes, unused initializers
     after:   initializers, Conv with its bias, Reshape to a constant
 
-Names, dtypes and shapes of the graph's inputs and outputs stay, except that an open batch axis
-gets the name ``batch``. Nothing in the file is executed.
+Names, dtypes and shapes of the graph's inputs and outputs stay, except that open axes and outputs
+get the names that are asked for. Nothing in the file is executed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from reparam.adapters.onnx_axes import BATCH, name_open_axes
 from reparam.adapters.onnx_bias import fold_biases
 from reparam.adapters.onnx_model import import_onnx, op_counts, parse_model, refuse_external
 from reparam.adapters.onnx_shapes import simplify_reshapes
@@ -24,56 +23,63 @@ from reparam.errors import ExportError, MissingDependencyError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-BATCH = "batch"
-
-_PROBED = (2, 3)  # two batch sizes: an axis that follows both is the batch axis
-_HEAVY = 4096  # bytes; an initializer above it holds weights, which no shape depends on
-
 
 @dataclass(frozen=True)
 class Cleaned:
     """A cleaned model and what was done to it.
 
     Attributes:
-        model: the bytes of the file.
+        proto: the ``onnx.ModelProto``.
         before: nodes of each operator in the model as it came.
         after: the same in this one.
         repairs: what was done, in words, with counts.
     """
 
-    model: bytes
+    proto: Any
     before: dict[str, int]
     after: dict[str, int]
     repairs: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def model(self) -> bytes:
+        """The bytes of the file; protobuf allows 2 GB of them."""
+        return bytes(self.proto.SerializeToString())
 
-def clean_model(model: bytes, *, names: Mapping[str, str] | None = None) -> Cleaned:
+
+def clean_model(
+    model: Any,
+    *,
+    axes: Mapping[int, str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Cleaned:
     """Return the model without what the converter left lying about.
 
     Identity nodes are bypassed, Constant nodes become initializers, a per-channel Add after a
     Conv becomes its bias, a Reshape that copies axes gets a constant target, and what nothing
-    reads goes. An Identity stays where it connects an
-    input, an initializer or another output with an output, since ONNX has no other way to say it.
+    reads goes. An Identity stays where it connects an input, an initializer or another output with
+    an output, since ONNX has no other way to say it.
 
     Args:
-        model: the bytes of the file.
-        names: new names of initializers, by old name; one that is taken is not given again.
+        model: the bytes of the file, or what parsing made of them; it is not changed.
+        axes: names of the open axes of inputs, by position; the first is ``batch`` if None.
+        outputs: new names of the outputs, in order.
 
     Raises:
-        ExportError: these bytes are not a valid model, or not a whole one.
+        ExportError: these bytes are not a valid model, or not a whole one; or the new names of
+            outputs are not one for each, or are those of inputs or weights.
     """
     proto = parse_model(model)
     refuse_external(proto)
     _check_structure(proto)
-    before = op_counts(model)
+    before = op_counts(proto)
     ir = import_onnx_ir()
     graph_model = ir.serde.deserialize_model(proto)
     repairs = _simplify(graph_model)
-    _rename_initializers(graph_model.graph, names or {})
+    if outputs is not None:
+        rename_outputs(graph_model.graph, outputs)
     proto = ir.serde.serialize_model(graph_model)
-    name_batch_axis(proto)
-    cleaned = bytes(proto.SerializeToString())
-    return Cleaned(cleaned, before, op_counts(cleaned), repairs)
+    name_open_axes(proto, {0: BATCH} if axes is None else axes)
+    return Cleaned(proto, before, op_counts(proto), repairs)
 
 
 def import_onnx_ir() -> Any:
@@ -159,77 +165,37 @@ def _may_stand_for(source: ir.Value, target: ir.Value) -> bool:
     return source.producer() is not None and not source.is_graph_output()
 
 
-def _rename_initializers(graph: ir.Graph, names: Mapping[str, str]) -> None:
-    taken = {value.name for node in graph for value in node.outputs}
-    taken |= {value.name for value in (*graph.inputs, *graph.outputs)} | set(graph.initializers)
-    for old, new in names.items():
-        value = graph.initializers.get(old)
-        if value is not None and new not in taken and not value.is_graph_input():
-            value.name = new
-            taken.add(new)
+def rename_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Give the outputs of a graph new names, in order.
 
-
-def name_batch_axis(proto: Any) -> None:
-    """Call the open first axis of the inputs ``batch``, and every output axis that follows it.
-
-    An output axis follows it if shape inference says so for two batch sizes. Nothing is renamed
-    where another axis of an input is open too.
+    Raises:
+        ExportError: there are not as many names as outputs, or one is that of an input or weight.
     """
-    inputs = [_dims(value) for value in proto.graph.input]
-    open_axes = [dims for dims in inputs if dims and not dims[0].HasField("dim_value")]
-    rest = [dim for dims in inputs for dim in dims[1:]]
-    if not open_axes or not all(dim.HasField("dim_value") for dim in rest):
-        return
-    small, large = (_output_shapes(proto, size) for size in _PROBED)
-    for dims in open_axes:
-        dims[0].dim_param = BATCH
-    for value, *sizes in zip(proto.graph.output, small, large, strict=True):
-        for dim, *found in zip(_dims(value), *sizes, strict=False):
-            if tuple(found) == _PROBED and not dim.HasField("dim_value"):
-                dim.dim_param = BATCH
-
-
-def _output_shapes(proto: Any, batch: int) -> list[list[int | None]]:
-    """Return the shapes of the outputs as inferred for one batch size; None is unknown."""
-    onnx = import_onnx()
-    model = _without_weights(proto)
-    for value in model.graph.input:
-        dims = _dims(value)
-        if dims and not dims[0].HasField("dim_value"):
-            dims[0].dim_value = batch
-    for value in model.graph.output:
-        for dim in _dims(value):
-            if not dim.HasField("dim_value"):
-                dim.Clear()
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    return [
-        [dim.dim_value if dim.HasField("dim_value") else None for dim in _dims(value)]
-        for value in inferred.graph.output
-    ]
-
-
-def _without_weights(proto: Any) -> Any:
-    """Return a copy whose heavy initializers are inputs of the same type and shape instead."""
-    onnx = import_onnx()
-    light = onnx.ModelProto()
-    light.ir_version = proto.ir_version
-    light.opset_import.extend(proto.opset_import)
-    light.functions.extend(proto.functions)
-    light.graph.name = proto.graph.name
-    light.graph.node.extend(proto.graph.node)
-    light.graph.input.extend(proto.graph.input)
-    light.graph.output.extend(proto.graph.output)
-    known = {value.name for value in proto.graph.input}
-    for tensor in proto.graph.initializer:
-        itemsize = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-        if int(np.prod(tensor.dims)) * itemsize <= _HEAVY:
-            light.graph.initializer.append(tensor)
-        elif tensor.name not in known:
-            light.graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+    if len(names) != len(graph.outputs):
+        raise ExportError(
+            "the names are not those of the outputs",
+            found=f"{len(names)} names; needed: {len(graph.outputs)}, in place of "
+            + ", ".join(str(value.name) for value in graph.outputs),
+        )
+    taken = {value.name for value in graph.inputs} | set(graph.initializers)
+    for name in names:
+        if name in taken:
+            raise ExportError(
+                f"an output cannot be named '{name}'", found="an input or a weight of that name"
             )
-    return light
+    inside = [value for node in graph for value in node.outputs]
+    used = {value.name for value in inside} | taken | set(names)
+    for value in inside:
+        if value.name in names and not value.is_graph_output():
+            value.name = _unused(f"{value.name}.inside", used)
+    for value, name in zip(graph.outputs, names, strict=True):
+        value.name = name
 
 
-def _dims(value: Any) -> list[Any]:
-    return list(value.type.tensor_type.shape.dim)
+def _unused(base: str, used: set[str | None]) -> str:
+    name, number = base, 0
+    while name in used:
+        number += 1
+        name = f"{base}.{number}"
+    used.add(name)
+    return name

@@ -1,4 +1,7 @@
-"""ONNX files as data: parsing, counting, and what they promise to callers."""
+"""ONNX files as data: parsing, counting, and what they promise to callers.
+
+A model is the bytes of a file, or what parsing made of them.
+"""
 
 from __future__ import annotations
 
@@ -52,13 +55,15 @@ def import_onnx() -> Any:
     return onnx
 
 
-def parse_model(model: bytes) -> Any:
-    """Return the ``onnx.ModelProto`` in some bytes.
+def parse_model(model: Any) -> Any:
+    """Return the ``onnx.ModelProto`` in some bytes; one that is parsed already is the same object.
 
     Raises:
         ExportError: they hold none.
     """
     onnx = import_onnx()
+    if isinstance(model, onnx.ModelProto):
+        return model
     decode_error = import_module("google.protobuf.message").DecodeError
     try:
         proto = onnx.load_model_from_string(model)
@@ -69,13 +74,13 @@ def parse_model(model: bytes) -> Any:
     return proto
 
 
-def op_counts(model: bytes) -> dict[str, int]:
+def op_counts(model: Any) -> dict[str, int]:
     """Return how many nodes there are of each operator, by name, subgraphs not included."""
     counts = Counter(node.op_type for node in parse_model(model).graph.node)
     return dict(sorted(counts.items()))
 
 
-def interface_of(model: bytes) -> Interface:
+def interface_of(model: Any) -> Interface:
     """Return the interface of a model; parameters are the elements of its float initializers."""
     proto = parse_model(model)
     constants = {tensor.name for tensor in proto.graph.initializer}
@@ -93,7 +98,7 @@ def interface_of(model: bytes) -> Interface:
     )
 
 
-def arrays_of(model: bytes) -> dict[str, Array]:
+def arrays_of(model: Any) -> dict[str, Array]:
     """Return the initializers of a model by name.
 
     Raises:
@@ -118,18 +123,16 @@ def refuse_external(proto: Any) -> None:
         )
 
 
-def inputs_of(model: bytes, operator: str) -> list[tuple[str, ...]]:
+def inputs_of(model: Any, operator: str) -> list[tuple[str, ...]]:
     """Return the names that each node of one operator reads, in the order of the graph."""
     nodes = parse_model(model).graph.node
     return [tuple(node.input) for node in nodes if node.op_type == operator]
 
 
-def stamped(model: bytes, producer: tuple[str, str], metadata: Mapping[str, str]) -> bytes:
-    """Return a model that states its producer (name and version) and some metadata."""
-    proto = parse_model(model)
+def stamp(proto: Any, producer: tuple[str, str], metadata: Mapping[str, str]) -> None:
+    """Make a model state its producer (name and version) and some metadata."""
     proto.producer_name, proto.producer_version = producer
     import_onnx().helper.set_model_props(proto, dict(metadata))
-    return bytes(proto.SerializeToString())
 
 
 def inspect_file(path: Path) -> dict[str, Any]:

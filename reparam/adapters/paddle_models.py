@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import os
-import signal
-import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from reparam.drafts import signals_held
 from reparam.errors import CheckpointError, MissingDependencyError, UnsupportedModelError
 
 Array = npt.NDArray[Any]
@@ -29,20 +28,19 @@ def import_paddle() -> Any:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    ending = signal.getsignal(signal.SIGTERM)  # which taking out its own does not bring back
     os.environ.setdefault("GLOG_minloglevel", "2")  # read once, when its library is loaded
     try:
-        with warnings.catch_warnings():
+        # What an interrupt raises in the middle of its import, it turns into an error of its own.
+        with signals_held(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="No ccache found")
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             import paddle
+
+            paddle.disable_signal_handler()
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "paddle":
             raise
         raise MissingDependencyError.of("paddlepaddle", "running a network", "export") from error
-    paddle.disable_signal_handler()
-    if threading.current_thread() is threading.main_thread() and ending is not None:
-        signal.signal(signal.SIGTERM, ending)
     paddle.set_device("cpu")
     return paddle
 
@@ -50,7 +48,7 @@ def import_paddle() -> Any:
 def build_layer(
     recognised: Any, *, deploy: bool, overrides: Mapping[str, Any] | None = None
 ) -> Any:
-    """Return the recognised network as a Layer in evaluation mode, its weights not yet loaded.
+    """Return the recognised network as a Layer in evaluation mode, its weights 0 or 1 as yet.
 
     Args:
         recognised: what :func:`reparam.architectures.recognise` found.
@@ -60,16 +58,20 @@ def build_layer(
     Raises:
         UnsupportedModelError: the settings do not describe a network.
     """
-    import_paddle()
+    paddle = import_paddle()
     from reparam.architectures import create_model
 
     settings = {**recognised.settings, **recognised.assumed, **(overrides or {})}
+    zeros = paddle.nn.initializer.Constant(0.0)  # random ones take as long as the rest
     try:
+        paddle.nn.initializer.set_global_initializer(zeros, zeros)
         layer = create_model(recognised.name, deploy=deploy, **settings)
     except (TypeError, ValueError) as error:
         raise UnsupportedModelError(
             f"cannot build '{recognised.name}'", found=f"{error}", why=f"settings {settings}"
         ) from error
+    finally:
+        paddle.nn.initializer.set_global_initializer(None, None)
     layer.eval()
     return layer
 
@@ -135,9 +137,29 @@ def run_layer(layer: Any, x: Array, *, threads: int = 1) -> list[Array]:
     return [np.asarray(tensor.numpy()) for tensor in _tensors(found)]
 
 
-def state_of(layer: Any) -> dict[str, Array]:
+class State(Mapping[str, Array]):
+    """The state dict of a Layer as arrays, each made when it is asked for."""
+
+    def __init__(self, tensors: Mapping[str, Any]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, key: str) -> Array:
+        return np.asarray(self._tensors[key].numpy())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def only(self, keys: Iterable[str]) -> State:
+        """Return the part with these keys, in their order."""
+        return State({key: self._tensors[key] for key in keys})
+
+
+def state_of(layer: Any) -> State:
     """Return the state dict of a Layer as arrays."""
-    return {key: np.asarray(tensor.numpy()) for key, tensor in layer.state_dict().items()}
+    return State(layer.state_dict())
 
 
 def keys_of(layer: Any, kind: str, parameter: str) -> list[str]:
@@ -146,11 +168,6 @@ def keys_of(layer: Any, kind: str, parameter: str) -> list[str]:
     return [
         f"{prefix}.{parameter}".lstrip(".") for prefix, part in parts if type(part).__name__ == kind
     ]
-
-
-def parameter_names(layer: Any) -> dict[str, str]:
-    """Return the key in the state dict of each parameter, by its name in a static program."""
-    return {tensor.name: key for key, tensor in layer.state_dict().items()}
 
 
 def _tensors(found: Any) -> Iterable[Any]:

@@ -178,7 +178,8 @@ def _numbers(
 
 
 def _load(path: Path, prefix: str | None) -> Checkpoint:
-    buffer = mapped(path)
+    pages = mapped(path)
+    buffer = memoryview(pages)
     _refuse_other_formats(path, bytes(buffer[:64]))
     kind, notices = PDPARAMS, []
     metadata: dict[str, str] = {}

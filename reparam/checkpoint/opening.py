@@ -30,7 +30,7 @@ def check_input(path: Path) -> None:
     os.close(_opened(path))
 
 
-def mapped(path: Path) -> memoryview:
+def mapped(path: Path) -> mmap.mmap:
     """Return the contents of a file, mapped into memory.
 
     Raises:
@@ -40,7 +40,7 @@ def mapped(path: Path) -> memoryview:
     try:
         if not os.fstat(handle).st_size:
             raise CheckpointError(f"'{path}' is empty")
-        return memoryview(mmap.mmap(handle, 0, access=mmap.ACCESS_READ))
+        return mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
     finally:

@@ -91,6 +91,6 @@ def _share(answers: Iterable[object]) -> float:
 
 def _names_in(path: Path, wanted: str | None) -> dict[str, str]:
     try:
-        return find_weights(read_pickle(mapped(path)), wanted).names
+        return find_weights(read_pickle(memoryview(mapped(path))), wanted).names
     except ReparamError:
         return {}  # nothing is known of it, and it is not the file that was asked for

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from reparam.checkpoint import load_checkpoint
 from reparam.commands.common import (
     epsilon_option,
     force_option,
@@ -21,14 +24,23 @@ from reparam.commands.common import (
     table,
     the_checkpoint,
 )
-from reparam.exporter import ExportReport, export
+from reparam.exporter import Difference, ExportReport, Tensor, export_onnx
+
+_ONNX_ONLY = ("opset", "timeout", "output_names", "precision", "keep_io", "external_data")
+
+
+def _words(_: Any, __: Any, text: str | None) -> list[str] | None:
+    """Split an option at its commas."""
+    return None if text is None else [word.strip() for word in text.split(",")]
 
 
 @click.command(
     epilog="""\b
 Example:
   reparam export ckpt.pdparams --onnx
-  reparam export ckpt.pdparams --onnx model.onnx --input-size 480x640 --batch 1"""
+  reparam export ckpt.pdparams --onnx model.onnx --input-size 480x640 --batch 1
+  reparam export ckpt.pdparams --onnx --dynamic batch,height,width --precision float16
+  reparam export ckpt.pdparams --paddle deploy.json"""
 )
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option(
@@ -37,10 +49,33 @@ Example:
     is_flag=False,
     flag_value="",
     metavar="[PATH]",
-    help="Write an ONNX file; x.onnx beside x.pdparams if no path is given.",
+    help="Write an ONNX file; x.onnx beside x.pdparams if no path is given. What is done if "
+    "neither this nor --paddle is given.",
 )
-@click.option("--input-size", help="H and W: 224 or 480x640. Default: 224, or 640 for a backbone.")
-@click.option("--batch", type=click.IntRange(min=1), help="A fixed batch. Default: any.")
+@click.option(
+    "--paddle",
+    "paddle",
+    is_flag=False,
+    flag_value="",
+    metavar="[PATH]",
+    help="Write a program for Paddle Inference, x.json, and x.pdiparams beside it.",
+)
+@click.option(
+    "--input-size",
+    help="H and W: 224 or 480x640. Default: 224, or 640 for a backbone. Of an open axis, the size "
+    "to check with.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="A fixed batch. Default: any, or 1 if --dynamic names other axes only.",
+)
+@click.option(
+    "--dynamic",
+    metavar="AXES",
+    callback=_words,
+    help="Axes of any size: some of batch,height,width. Default: batch.",
+)
 @click.option(
     "--fuse/--no-fuse",
     "fuse_blocks",
@@ -48,6 +83,30 @@ Example:
     help="--no-fuse keeps every branch and BatchNorm: a baseline to compare with.",
 )
 @click.option("--opset", type=click.IntRange(11, 21), default=17, show_default=True)
+@click.option(
+    "--output-names",
+    metavar="NAMES",
+    callback=_words,
+    help="Names of the outputs of the ONNX file, in order: a,b,c. Default: fetch_name_0 ...",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of weights and arithmetic in the ONNX file.",
+)
+@click.option(
+    "--keep-io/--no-keep-io",
+    "keep_io",
+    default=True,
+    help="With float16: keep inputs and outputs float32 (the default), or make them float16 too.",
+)
+@click.option(
+    "--external-data",
+    is_flag=True,
+    help="Put the weights into x.onnx.data beside x.onnx. Done anyway from 2 GB on.",
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=1),
@@ -63,38 +122,37 @@ Example:
 def command(
     checkpoint: Path | None,
     onnx: str | None,
-    input_size: str | None,
-    batch: int | None,
+    paddle: str | None,
     fuse_blocks: bool,
-    opset: int,
-    timeout: float,
-    epsilon: float | None,
+    input_size: str | None,
     prefix: str | None,
-    settings: dict[str, Any],
-    force: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Write CHECKPOINT as one clean ONNX file, checked before it gets its name.
 
     Blocks are fused and every BatchNorm is folded. The file has to pass the ONNX checker, load in
-    onnxruntime without a warning, and compute what the checkpoint computes.
+    onnxruntime without a warning, and compute what the checkpoint computes. A program for Paddle
+    Inference has to run there and compute the same.
     """
     if onnx and checkpoint is None and is_checkpoint(Path(onnx)):
         checkpoint, onnx = Path(onnx), ""  # `export --onnx ckpt.pdparams`
+    if paddle and checkpoint is None and is_checkpoint(Path(paddle)):
+        checkpoint, paddle = Path(paddle), ""
+    source = the_checkpoint(checkpoint)
+    if onnx is None and paddle is None:
+        onnx = ""
+    for warning in _without_effect(onnx is not None, options):
+        click.echo(f"Warning: {warning}", err=True)
     with progress() as tell:
-        report = export(
-            the_checkpoint(checkpoint),
-            onnx or None,
-            input_size=size_of(input_size),
-            batch=batch,
+        report = export_onnx(
+            load_checkpoint(source, prefix=prefix),
+            None if onnx is None else Path(onnx or source.with_suffix(".onnx")),
+            paddle=None if paddle is None else _program(paddle, source),
             fuse=fuse_blocks,
-            opset=opset,
-            epsilon=epsilon,
-            prefix=prefix,
-            settings=settings,
-            force=force,
-            timeout=timeout,
+            input_size=size_of(input_size),
             progress=tell,
+            **options,
         )
     if as_json:
         print_json("export", report.worst.verdict, report.to_json())
@@ -102,29 +160,35 @@ def command(
         _print(report)
 
 
+def _program(given: str, source: Path) -> Path:
+    """Return the path of the program: x.json, whichever of its two files was named."""
+    path = Path(given) if given else source
+    if not given or path.suffix in (".json", ".pdiparams"):
+        return path.with_suffix(".json")
+    return path.with_name(f"{path.name}.json")
+
+
+def _without_effect(onnx: bool, options: dict[str, Any]) -> Iterator[str]:
+    """Yield a warning for every option that was given and changes nothing."""
+    context = click.get_current_context()
+    given = {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+    }
+    for name in _ONNX_ONLY:
+        if name in given and not onnx:
+            yield f"--{name.replace('_', '-')} has no effect without --onnx"
+    if onnx and "keep_io" in given and options["precision"] == "float32":
+        yield "--keep-io and --no-keep-io have no effect without --precision float16"
+    if "input_size" in given and {"height", "width"} <= set(options["dynamic"] or ()):
+        yield "--input-size is only the size to check with: height and width are open"
+
+
 def _print(report: ExportReport) -> None:
     grid = table("", "")
     grid.show_header = False
-    convolutions = report.ops_after.get("Conv", 0)
-    nodes_before, nodes = sum(report.ops_before.values()), sum(report.ops_after.values())
-    worst = report.worst
-    rows = (
-        ("wrote", f"{report.output} ({report.file_bytes:,} bytes)"),
-        ("network", f"{report.architecture}, {report.parameters:,} parameters"),
-        ("blocks", f"{report.fused_blocks} of {report.blocks} are one convolution"),
-        ("nodes", f"{nodes_before} -> {nodes}, {convolutions} of them Conv"),
-        ("left in the graph", ", ".join(f"{n} {op}" for op, n in report.ops_after.items())),
-        ("input", _tensor(report.input)),
-        ("outputs", "; ".join(_tensor(tensor) for tensor in report.outputs)),
-        ("opset", f"{report.opset} (IR version {report.ir_version})"),
-        ("assumed", ", ".join(f"{name}={value}" for name, value in report.assumed.items())),
-        (
-            "checked",
-            f"onnxruntime is within {worst.distance:.2e} of the checkpoint in float64 (allowed: "
-            f"{worst.bound:.2e}, largest output {worst.scale:.3g}): {worst.verdict}",
-        ),
-    )
-    for label, text in rows:
+    for label, text in (*_files(report), *_network(report), *_checks(report)):
         if text:
             grid.add_row(label, text)
     for notice in report.notices:
@@ -132,5 +196,54 @@ def _print(report: ExportReport) -> None:
     stdout().print(grid)
 
 
-def _tensor(tensor: Any) -> str:
+def _files(report: ExportReport) -> Iterator[tuple[str, str]]:
+    if report.output is not None:
+        yield "wrote", f"{report.output} ({report.file_bytes:,} bytes)"
+    if report.data is not None:
+        yield "wrote", f"{report.data} ({report.data_bytes:,} bytes), which belongs to it"
+    if report.paddle is not None:
+        files = f"{report.paddle.program} and {report.paddle.parameters}"
+        yield "wrote", f"{files} ({report.paddle.file_bytes:,} bytes)"
+
+
+def _network(report: ExportReport) -> Iterator[tuple[str, str]]:
+    nodes_before, nodes = sum(report.ops_before.values()), sum(report.ops_after.values())
+    yield "network", f"{report.architecture}, {report.parameters:,} parameters"
+    yield "blocks", f"{report.fused_blocks} of {report.blocks} are one convolution"
+    if report.output is not None:
+        convolutions = report.ops_after.get("Conv", 0)
+        yield "nodes", f"{nodes_before} -> {nodes}, {convolutions} of them Conv"
+        left = ", ".join(f"{n} {op}" for op, n in report.ops_after.items())
+        yield "left in the graph", left
+    yield "input", _tensor(report.input)
+    yield "outputs", "; ".join(_tensor(tensor) for tensor in report.outputs)
+    if report.output is not None:
+        yield "opset", f"{report.opset} (IR version {report.ir_version})"
+    yield "assumed", ", ".join(f"{name}={value}" for name, value in report.assumed.items())
+
+
+def _checks(report: ExportReport) -> Iterator[tuple[str, str]]:
+    narrow = report.float16
+    if narrow is not None:
+        text = (
+            f"{narrow.subnormal:,} of {narrow.weights:,} weights are below 6.1e-05 and keep fewer "
+            f"bits, {narrow.zero:,} became 0; largest value inside: {narrow.largest:.4g} from "
+            f"{narrow.largest_at} (float16 ends at 65504)"
+        )
+        yield "float16", text
+        yield "before rounding", _compared("onnxruntime", narrow.float32)
+    if report.output is not None:
+        yield "checked", _compared("onnxruntime", report.worst)
+    if report.paddle is not None:
+        yield "checked", _compared("Paddle Inference", report.paddle.worst)
+
+
+def _compared(runtime: str, worst: Difference) -> str:
+    return (
+        f"{runtime} is within {worst.distance:.2e} of the checkpoint in float64 (allowed: "
+        f"{worst.bound:.2e}, largest output {worst.scale:.3g}): {worst.verdict}"
+    )
+
+
+def _tensor(tensor: Tensor) -> str:
     return f"{tensor.name} {tensor.dtype} ({', '.join(map(str, tensor.shape))})"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reparam.adapters import onnx_model, onnx_runtime, paddle_models
+from reparam.adapters import onnx_files, onnx_runtime, paddle_models
 from reparam.adapters.checkpoint_layers import layer_of
-from reparam.adapters.closeness import FACTOR, closeness
+from reparam.adapters.closeness import FACTOR, UNDECIDABLE_FLOAT16, closeness
 from reparam.adapters.closeness import UNDECIDABLE as WORST_FLOOR
+from reparam.adapters.float16_reference import run_in_float16
 from reparam.architectures import recognise
 from reparam.checkpoint import fuse_arrays
 from reparam.conv.bounds import UNIT_ROUNDOFF
@@ -32,6 +33,7 @@ WHY = (
     "truth: the original in float64; the candidate may be as far from it as the original in "
     f"float32 is, times {FACTOR:g}"
 )
+WHY_FLOAT16 = WHY.replace("float32", "float16")
 OTHER_DTYPE = Stage(
     "network",
     SKIPPED,
@@ -85,30 +87,39 @@ def compare_onnx(original: Original, path: Path, probing: Probing) -> Stage:
     inputs = network_probes(original.channels, sizes, probing.own_input)
     batch = session.get_inputs()[0].shape[0]
     copies = batch if isinstance(batch, int) else 1  # a fixed batch is filled with one image
+    dtype = np.float16 if "float16" in session.get_inputs()[0].type else np.float32
 
     def run(x: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        outputs = onnx_runtime.run_onnx(session, np.repeat(x, copies, axis=0))
+        outputs = onnx_runtime.run_onnx(session, np.repeat(x.astype(dtype), copies, axis=0))
         return [output[:1] for output in outputs]
 
-    return _stage("onnxruntime", original, run, inputs)
+    narrow = _is_narrow(array for _, array in onnx_files.weights_in(path))
+    return _stage("onnxruntime", original, run, inputs, narrow)
 
 
 def find_weights(original: Arrays, path: Path, epsilon: float | None) -> Stage:
     """Look in an ONNX file for the fused weight of every block of ``original``."""
     fused, report = fuse_arrays(original, epsilon=epsilon)
-    stored = onnx_model.arrays_of(path.read_bytes())
-    absent = []
+    stored = [array for _, array in onnx_files.weights_in(path) if array.dtype.kind == "f"]
+    absent, dtype = [], np.dtype("float16" if _is_narrow(stored) else "float32")
+    smallest = float(np.finfo(dtype).smallest_subnormal)
     for block in report.fused:
         weight = fused[block.keys[0]]
-        slack = 2 * UNIT_ROUNDOFF["float32"] * np.abs(weight)
-        same_shape = (w for w in stored.values() if w.shape == weight.shape)
+        slack = 2 * UNIT_ROUNDOFF[dtype.name] * np.abs(weight) + smallest
+        same_shape = (w for w in stored if w.shape == weight.shape)
         if not any((np.abs(w.astype(np.float64) - weight) <= slack).all() for w in same_shape):
             absent.append(block.where)
-    why = "the weight is in the file as this checkpoint fuses it, to one rounding of float32"
+    why = f"the weight is in the file as this checkpoint fuses it, to one rounding of {dtype.name}"
     if absent:
         text = f"not in the file, '{absent[0]}' first: {len(absent)} of {len(report.fused)} blocks"
         return Stage("fused weights", SKIPPED, text, why)
     return Stage("fused weights", EQUAL, f"all {len(report.fused)} found in the file", why)
+
+
+def _is_narrow(arrays: Iterable[np.ndarray[Any, Any]]) -> bool:
+    """Whether the weights of a file are float16."""
+    kinds = {array.dtype.name for array in arrays if array.dtype.kind == "f"}
+    return kinds == {"float16"}
 
 
 def _stage(
@@ -116,22 +127,27 @@ def _stage(
     original: Original,
     run: Runner,
     inputs: list[tuple[str, np.ndarray[Any, Any]]],
+    narrow: bool = False,
 ) -> Stage:
+    why = WHY_FLOAT16 if narrow else WHY
     results: list[ProbeResult] = []
     for probe, x in inputs:
         truth = paddle_models.run_layer(original.wide, x.astype(np.float64))
-        reference = paddle_models.run_layer(original.layer, x)
+        yardstick = run_in_float16 if narrow else paddle_models.run_layer
+        reference = yardstick(original.layer, x)
         found = run(x)
         if len(found) != len(truth):
             text = f"{len(found)} outputs, the original has {len(truth)}"
-            return Stage(name, DIFFERENT, text, WHY)
+            return Stage(name, DIFFERENT, text, why)
         for output, three in enumerate(zip(truth, reference, found, strict=True)):
-            results.append(_result(output, probe, *three))
-    return Stage(name, *_summary(results), WHY, probes=tuple(results))
+            results.append(_result(output, probe, *three, narrow))
+    return Stage(name, *_summary(results, narrow), why, probes=tuple(results))
 
 
-def _result(output: int, probe: str, truth: Any, reference: Any, found: Any) -> ProbeResult:
-    measured = closeness(truth, reference, found)
+def _result(
+    output: int, probe: str, truth: Any, reference: Any, found: Any, narrow: bool
+) -> ProbeResult:
+    measured = closeness(truth, reference, found, computed_in="float16" if narrow else None)
     return ProbeResult(
         output=output,
         probe=probe,
@@ -144,7 +160,7 @@ def _result(output: int, probe: str, truth: Any, reference: Any, found: Any) -> 
     )
 
 
-def _summary(results: list[ProbeResult]) -> tuple[str, str]:
+def _summary(results: list[ProbeResult], narrow: bool) -> tuple[str, str]:
     wrong = [r for r in results if r.verdict == DIFFERENT]
     if wrong:
         first = wrong[0]
@@ -154,9 +170,10 @@ def _summary(results: list[ProbeResult]) -> tuple[str, str]:
         )
     unclear = [r for r in results if r.verdict == UNDECIDABLE]
     if unclear:
+        dtype, limit = ("float16", UNDECIDABLE_FLOAT16) if narrow else ("float32", WORST_FLOOR)
         return UNDECIDABLE, (
-            f"float32 itself is off by {unclear[0].floor:.2g} where the largest output is "
-            f"{unclear[0].scale:.2g} (a share over {WORST_FLOOR:g}), so outputs prove nothing"
+            f"{dtype} itself is off by {unclear[0].floor:.2g} where the largest output is "
+            f"{unclear[0].scale:.2g} (a share over {limit:g}), so outputs prove nothing"
         )
     outputs = len({r.output for r in results})
     return EQUAL, f"{outputs} output(s) equal on {len(results) // max(outputs, 1)} probes"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,49 +11,55 @@ import numpy.typing as npt
 
 from reparam.adapters.closeness import Closeness, closeness
 from reparam.adapters.onnx_checks import check_model, load_strictly
-from reparam.adapters.onnx_model import Interface, arrays_of, inputs_of, op_counts
-from reparam.adapters.onnx_runtime import run_onnx
-from reparam.adapters.paddle_models import in_float64, keys_of, run_layer, state_of
+from reparam.adapters.onnx_files import weights_in
+from reparam.adapters.onnx_model import inputs_of, op_counts
+from reparam.adapters.paddle_models import keys_of, state_of
 from reparam.errors import ExportError, NotEquivalentError
-from reparam.exporter.report import Difference
+from reparam.exporter.probing import Probe
+from reparam.exporter.report import Difference, Tensor
 
 Array = npt.NDArray[Any]
 
-_SEED = 20210101
 _OPERATOR_OF = {"Conv": "Conv2D", "BatchNormalization": "BatchNorm2D"}
 _LEFT_BY_CONVERTERS = ("Constant", "Identity")
 
 
-def check_file(model: bytes, exported: Any) -> Any:
+def check_file(
+    path: Path, header: Any, exported: Any, weights: Mapping[str, Array] | None = None
+) -> Any:
     """Return an onnxruntime session for a file that is valid, complete and loads quietly.
 
     Args:
-        model: the bytes of the file.
+        path: of the file.
+        header: what :func:`reparam.adapters.onnx_files.read_header` returned for it.
         exported: the Layer that it was made from.
+        weights: the values that the file must hold, by key; those of ``exported`` if None.
 
     Raises:
         ExportError: it is not.
     """
-    check_model(model)
-    stored = arrays_of(model)
-    check_weights(stored, state_of(exported), inputs_of(model, "Conv"))
+    check_model(path)
+    state = state_of(exported) if weights is None else weights
+    names = check_weights(weights_in(path, header), state, inputs_of(header, "Conv"))
     needed = {
-        operator: sum(key in stored for key in keys_of(exported, kind, "weight"))
+        operator: sum(key in names for key in keys_of(exported, kind, "weight"))
         for operator, kind in _OPERATOR_OF.items()
     }
-    check_operators(op_counts(model), needed)
-    return load_strictly(model)
+    check_operators(op_counts(header), needed)
+    return load_strictly(path)
 
 
 def check_weights(
-    stored: Mapping[str, Array], state: Mapping[str, Array], convs: Sequence[Sequence[str]]
-) -> None:
-    """Refuse weights that are not those of the Layer, bit for bit.
+    stored: Iterable[tuple[str, Array]],
+    state: Mapping[str, Array],
+    convs: Sequence[Sequence[str]],
+) -> set[str]:
+    """Return the names of all constants; refuse weights that are not the Layer's, bit for bit.
 
     Outputs do not show each of them: what a ReLU holds at zero on the probe is in none.
 
     Args:
-        stored: the constants of the file.
+        stored: the constants of the file, with their names.
         state: the state dict of the Layer; a key that the outputs do not need may be absent there.
         convs: what each Conv of the file reads: a value, a weight, and maybe a bias.
 
@@ -60,15 +67,26 @@ def check_weights(
         ExportError: names the first that is different or unknown.
     """
     unknown = [name for names in convs for name in names[1:] if name and name not in state]
-    different = [
-        name for name in stored if name in state and stored[name].tobytes() != state[name].tobytes()
-    ]
+    found: set[str] = set()
+    different = []
+    for name, array in stored:
+        found.add(name)
+        if name in state and not _same_bits(array, state[name]):
+            different.append(name)
     for problem, names in (("not in the network", unknown), ("not as in the network", different)):
         if names:
             raise ExportError(
                 "the exported graph is not the network",
                 found=f"{len(names)} weight(s) {problem}, '{names[0]}' first",
             )
+    return found
+
+
+def _same_bits(one: Array, other: Array) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    bits = f"u{one.dtype.itemsize}"
+    return bool(np.array_equal(np.ravel(one).view(bits), np.ravel(other).view(bits)))
 
 
 def check_operators(found: Mapping[str, int], needed: Mapping[str, int]) -> None:
@@ -88,37 +106,69 @@ def check_operators(found: Mapping[str, int], needed: Mapping[str, int]) -> None
 
 
 def check_outputs(
-    session: Any, interface: Interface, original: Any, batch: int | None
+    run: Callable[[Array], Sequence[Array]],
+    names: Sequence[str],
+    probes: Sequence[Probe],
+    *,
+    any_batch: bool,
 ) -> Difference:
-    """Return how close the file comes to the network that was exported, on one seeded probe.
+    """Return how close a file comes to the network that was exported.
 
-    The truth is ``original`` in float64, the yardstick its distance from ``original`` in float32
-    (:mod:`reparam.adapters.closeness`). With an open batch axis the probe is two images, then the
-    first of them alone.
+    The truth is the original in float64, the yardstick its distance from the original in float32,
+    or from the exported network in float16 where that is the precision of the file
+    (:mod:`reparam.adapters.closeness`). With an open batch axis the images of a probe are taken
+    together, then the first of them alone.
+
+    Args:
+        run: the file.
+        names: of its outputs.
+        probes: images, and what they should become.
+        any_batch: whether the batch axis is open.
 
     Raises:
         NotEquivalentError: the file is another function.
         ExportError: an output is missing or has another shape.
     """
-    size = tuple(int(n) for n in interface.inputs[0].shape[1:])
-    normal = np.random.default_rng(_SEED).normal(size=(batch or 2, *size))
-    probe = normal.astype(np.float32)
-    truth = run_layer(in_float64(original), probe.astype(np.float64))
-    reference = run_layer(original, probe)
-    names = [value.name for value in interface.outputs]
     found: list[Difference] = []
-    for images in (batch,) if batch else (2, 1):
-        outputs = run_onnx(session, probe[:images])
-        if len(outputs) != len(truth):
+    for probe in probes:
+        for images in (len(probe.images), 1) if any_batch else (len(probe.images),):
+            outputs = run(probe.images[:images])
+            if not len(names) == len(outputs) == len(probe.truth):
+                raise ExportError(
+                    "the exported graph is not the network",
+                    found=f"{len(outputs)} outputs; needed: {len(probe.truth)}",
+                )
+            yardsticks = probe.reference if probe.narrow is None else probe.narrow
+            parts = zip(names, probe.truth, yardsticks, outputs, strict=True)
+            for name, exact, yardstick, output in parts:
+                measured = closeness(
+                    exact[:images],
+                    yardstick[:images],
+                    output,
+                    computed_in=None if probe.narrow is None else "float16",
+                )
+                found.append(_difference(measured, name, images))
+    return _worst(found, "float32" if probes[0].narrow is None else "float16")
+
+
+def check_run(outputs: Sequence[Array], declared: Sequence[Tensor]) -> None:
+    """Refuse outputs that are not finite or have not the shapes that a file declares.
+
+    Raises:
+        ExportError: names the first.
+    """
+    for value, output in zip(declared, outputs, strict=True):
+        wrong = [
+            at for at, size in enumerate(value.shape)
+            if isinstance(size, int) and size != output.shape[at]
+        ] if len(value.shape) == output.ndim else [0]  # fmt: skip
+        if wrong or value.dtype != output.dtype.name or not np.isfinite(output).all():
             raise ExportError(
-                "the exported graph is not the network",
-                found=f"{len(outputs)} outputs; needed: {len(truth)}",
+                f"output '{value.name}' of the exported file is not as the file says",
+                found=f"{output.dtype} {output.shape}"
+                + ("" if np.isfinite(output).all() else ", with NaN or infinity")
+                + f"; declared: {value.dtype} {value.shape}",
             )
-        parts = zip(names, truth, reference, outputs, strict=True)
-        for name, exact, yardstick, output in parts:
-            measured = closeness(exact[:images], yardstick[:images], output)
-            found.append(_difference(measured, name, images))
-    return _worst(found)
 
 
 def _difference(measured: Closeness, output: str, images: int) -> Difference:
@@ -134,25 +184,31 @@ def _difference(measured: Closeness, output: str, images: int) -> Difference:
     )
 
 
-def _worst(found: Sequence[Difference]) -> Difference:
+def _worst(found: Sequence[Difference], precision: str) -> Difference:
     """Return the difference that is largest for what it may be.
 
     Raises:
-        NotEquivalentError: one is larger than it may be.
+        NotEquivalentError: one is larger than it may be, or there is nothing to compare with.
     """
+    lost = next((d for d in found if _overflows(d)), None)
+    if lost is not None:
+        raise NotEquivalentError(
+            f"output '{lost.output}' of the network is not finite on a normal image",
+            found="NaN or infinity in the checkpoint's own float32 arithmetic, before any fusing",
+            why="there is nothing that the exported file could be compared with",
+        )
     order = {"different": 2, "undecidable": 1, "equal": 0}
     worst = max(found, key=lambda d: (order[d.verdict], d.distance / d.bound if d.bound else 0.0))
     if worst.verdict != "different":
         return worst
-    if not np.isfinite(worst.reference):
-        raise NotEquivalentError(
-            f"output '{worst.output}' of the network is not finite on a normal image",
-            found="NaN or infinity in the checkpoint's own float32 result, before any fusing",
-            why="there is nothing that the exported file could be compared with",
-        )
     raise NotEquivalentError(
         f"output '{worst.output}' of the exported file is not that of the network",
         found=f"off by {worst.distance:.3g} at {list(worst.index)} with {worst.batch} image(s); "
         f"allowed: {worst.bound:.3g}",
-        why=f"float32 takes the Paddle layer {worst.reference:.3g} from its float64 result",
+        why=f"{precision} takes the Paddle layer {worst.reference:.3g} from its float64 result",
     )
+
+
+def _overflows(found: Difference) -> bool:
+    """Whether the network overflows in float32; a ReLU may turn the NaN of it into 0 again."""
+    return not np.isfinite(found.reference) or found.scale > float(np.finfo(np.float32).max)

@@ -1,48 +1,24 @@
-"""From a checkpoint to an ONNX file that was checked before it got its name."""
+"""From a network to files that were checked before they got their names."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reparam.adapters.checkpoint_layers import layer_of
-from reparam.adapters.converter import check_opset, convert, need_converter
-from reparam.adapters.deploy_layers import deploy_layer_of, recognised_in
-from reparam.adapters.onnx_cleaning import Cleaned, clean_model
-from reparam.adapters.onnx_model import Value, arrays_of, interface_of, stamped
-from reparam.adapters.paddle_models import as_float32, parameter_names
+from reparam.adapters.converter import Converter, need_converter
 from reparam.adapters.static_program import save_static
 from reparam.checkpoint import Checkpoint, load_checkpoint
-from reparam.checkpoint.fusing import need_finite
-from reparam.errors import ExportError, OutputError
-from reparam.exporter.checking import check_file, check_outputs
-from reparam.exporter.report import Difference, ExportReport, Tensor
-from reparam.files import check_output, whole_file
-
-CLASSIFIER_SIZE = (224, 224)
-BACKBONE_SIZE = (640, 640)
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What is to be exported, every default filled in."""
-
-    checkpoint: Checkpoint
-    recognised: Any
-    settings: dict[str, Any]
-    overrides: dict[str, Any]
-    size: tuple[int, int]
-    batch: int | None
-    fuse: bool
-
-    @property
-    def shape(self) -> tuple[int | None, ...]:
-        """Of the input: N (None where open), C, H, W."""
-        return (self.batch, int(self.settings.get("in_channels", 3)), *self.size)
+from reparam.exporter.networks import Network, network_of
+from reparam.exporter.onnx_export import make_onnx
+from reparam.exporter.options import Options, check_request, data_of
+from reparam.exporter.paddle_export import make_paddle
+from reparam.exporter.probing import Probe
+from reparam.exporter.report import ExportReport
+from reparam.files import whole_files
 
 
 def export(
@@ -69,179 +45,116 @@ def export(
 
 def export_onnx(
     checkpoint: Checkpoint,
-    output: Path,
+    output: Path | None,
     *,
-    input_size: tuple[int, int] | None = None,
-    batch: int | None = None,
     fuse: bool = True,
-    opset: int = 17,
     epsilon: float | None = None,
     settings: Mapping[str, Any] | None = None,
-    force: bool = False,
-    timeout: float = 600,
-    progress: Callable[[str], None] | None = None,
+    **options: Any,
 ) -> ExportReport:
     """Write a checkpoint of a known architecture as an ONNX file, checked; return the report.
 
-    Nothing is at ``output`` until the file is whole, valid, loads in onnxruntime without a
-    warning and computes what the network in the checkpoint computes.
-
     Args:
         checkpoint: in any form; a half-fused one is finished.
-        output: the file to write.
-        input_size: (H, W); 224 x 224 for a classifier, 640 x 640 for a backbone if None.
-        batch: of the input; None leaves that axis open.
+        output: the file to write; None where only ``paddle`` of the options is wanted.
         fuse: export the deploy form, every block one convolution and every BatchNorm folded.
             Otherwise the network as it is in the checkpoint, BatchNorms and all: a baseline.
-        opset: 11 to 21.
         epsilon: of the BatchNorms, in place of what the family says.
         settings: of the architecture, in place of what was recognised or assumed.
-        force: replace a file that is there.
-        timeout: seconds for the converter.
-        progress: is told each step in a few words.
+        options: the fields of :class:`Options`.
 
     Raises:
         UnsupportedModelError: the architecture is unknown, or the settings fit none.
         CheckpointError: keys are missing, unexpected or misshapen, or values are not finite.
+        ExportError, NotEquivalentError, OutputError, MissingDependencyError: as
+            :func:`export_network`.
+    """
+    chosen = Options(**options)
+    check_request(checkpoint.path, output, chosen)
+    with _workshop(output, chosen) as workshop:
+        chosen.tell("building the network")
+        network = network_of(checkpoint, fuse=fuse, epsilon=epsilon, settings=settings)
+        return _export(network, output, chosen, workshop)
+
+
+def export_network(network: Network, output: Path | None, options: Options) -> ExportReport:
+    """Write a network as an ONNX file, checked; return the report.
+
+    Nothing is at ``output`` until the file is whole, valid, loads in onnxruntime without a
+    warning and computes what the network computes.
+
+    Raises:
         ExportError: the converter failed, or what it wrote did not pass the checks.
-        NotEquivalentError: the file would be another function than the checkpoint.
+        NotEquivalentError: the file would be another function than the network.
         OutputError: the file cannot be written there.
         MissingDependencyError: a package that exporting needs is not installed.
     """
-    tell = progress or (lambda _: None)
-    _check_arguments(checkpoint, output, input_size, batch, force)
-    check_opset(opset)
-    need_converter()
-    request = _request(checkpoint, input_size, batch, fuse, epsilon, settings)
-    tell(f"building {request.recognised.name}")
-    arrays = as_float32(checkpoint.arrays)
-    need_finite(arrays)
-    original = layer_of(arrays, request.overrides)
-    exported, notices = original, _source_notices(checkpoint)
-    if fuse:
-        exported, report = deploy_layer_of(arrays, request.overrides)
-        notices += report.notices
-    tell("converting to ONNX")
-    cleaned = _converted(exported, request, opset, timeout)
-    tell("checking the file against the checkpoint")
-    session = check_file(cleaned.model, exported)
-    worst = check_outputs(session, interface_of(cleaned.model), original, batch)
-    with whole_file(output, force) as temporary:
-        temporary.write_bytes(cleaned.model)
-    return _report(request, output, cleaned, worst, notices)
+    check_request(network.source, output, options)
+    with _workshop(output, options) as workshop:
+        return _export(network, output, options, workshop)
 
 
-def _check_arguments(
-    checkpoint: Checkpoint,
-    output: Path,
-    input_size: tuple[int, int] | None,
-    batch: int | None,
-    force: bool,
-) -> None:
-    if output.exists() and checkpoint.path.exists() and output.samefile(checkpoint.path):
-        raise OutputError(
-            f"cannot write '{output}'", why="it is the checkpoint that is being exported"
-        )
-    check_output(output, force)
-    if min(input_size or (1,)) < 1 or (batch is not None and batch < 1):
-        raise ExportError(
-            "the input must have at least one pixel and one image",
-            found=f"input size {input_size}, batch {batch}",
-        )
+@dataclass(frozen=True)
+class _Workshop:
+    """A folder for the static program, and a converter that is getting ready meanwhile."""
+
+    folder: Path
+    converter: Converter | None
 
 
-def _request(
-    checkpoint: Checkpoint,
-    input_size: tuple[int, int] | None,
-    batch: int | None,
-    fuse: bool,
-    epsilon: float | None,
-    settings: Mapping[str, Any] | None,
-) -> _Request:
-    recognised = recognised_in(checkpoint.arrays)
-    overrides = dict(settings or {})
-    if epsilon is not None:
-        overrides["epsilon"] = epsilon
-    used = {**recognised.settings, **recognised.assumed, **overrides}
-    classes = used.get("class_num") or used.get("num_classes")
-    size = input_size or (CLASSIFIER_SIZE if classes else BACKBONE_SIZE)
-    return _Request(checkpoint, recognised, used, overrides, size, batch, fuse)
+@contextmanager
+def _workshop(output: Path | None, options: Options) -> Iterator[_Workshop]:
+    with tempfile.TemporaryDirectory(prefix="reparam-export-") as name:
+        folder = Path(name)
+        if output is None:
+            yield _Workshop(folder, None)
+            return
+        need_converter()
+        inputs = folder / "light.json", folder / "light.pdiparams"
+        with Converter(*inputs, opset=options.opset) as converter:
+            yield _Workshop(folder, converter)
 
 
-def _converted(layer: Any, request: _Request, opset: int, timeout: float) -> Cleaned:
-    with tempfile.TemporaryDirectory(prefix="reparam-export-") as folder:
-        static = save_static(layer, layer.input_name, request.shape, Path(folder))
-        raw = convert(*static, opset=opset, timeout=timeout)
-    cleaned = clean_model(raw, names=parameter_names(layer))
-    metadata = _metadata(request, cleaned.model)
-    model = stamped(cleaned.model, ("reparam", version("reparam")), metadata)
-    return replace(cleaned, model=model)
-
-
-def _metadata(request: _Request, model: bytes) -> dict[str, str]:
-    """Return what the file says of itself; a reader can find its source by the hash."""
-    return {
-        "reparam.version": version("reparam"),
-        "reparam.architecture": request.recognised.name,
-        "reparam.source_sha256": request.checkpoint.sha256,
-        "reparam.epsilon": repr(float(request.settings["epsilon"])),
-        "reparam.fused_blocks": str(_fused_blocks(request, model)),
-    }
-
-
-def _fused_blocks(request: _Request, model: bytes) -> int:
-    """Return the blocks that are one convolution in the file; unneeded stages are not in it."""
-    recognised = request.recognised
-    prefixes = recognised.blocks if request.fuse else recognised.deployed
-    stored = arrays_of(model)
-    return sum(any(name.startswith(f"{prefix}.") for name in stored) for prefix in prefixes)
-
-
-def _report(
-    request: _Request,
-    output: Path,
-    cleaned: Cleaned,
-    worst: Difference,
-    notices: list[str],
+def _export(
+    network: Network, output: Path | None, options: Options, workshop: _Workshop
 ) -> ExportReport:
-    recognised, checkpoint = request.recognised, request.checkpoint
-    interface = interface_of(cleaned.model)
-    assumed = {k: v for k, v in recognised.assumed.items() if k not in request.overrides}
+    size = options.input_size or network.default_size
+    shape = options.shape(network.channels, size)
+    with whole_files(_files(output, options), options.force) as files:
+        options.tell("converting to ONNX" if output else "tracing the network")
+        static = save_static(
+            network.exported, network.input_name, shape, workshop.folder, straight=network.any_size
+        )
+        told: dict[str, Any] = {}
+        probes: list[Probe] | None = None
+        if workshop.converter is not None:
+            data, path = files[:2]
+            told, probes = make_onnx(network, options, static, workshop.converter, path, data)
+        if options.paddle is not None:
+            told = make_paddle(network, options, static, files[-2:], probes) | told
+    return _report(network, output, told)
+
+
+def _files(output: Path | None, options: Options) -> list[Path]:
+    """Return what may be written, weights before the files that name them."""
+    onnx = [] if output is None else [data_of(output), output]
+    paddle = options.paddle
+    return onnx + ([] if paddle is None else [paddle.with_suffix(".pdiparams"), paddle])
+
+
+def _report(network: Network, output: Path | None, told: dict[str, Any]) -> ExportReport:
+    outside = output is not None and told.get("data_bytes")
     return ExportReport(
         output=output,
-        file_bytes=len(cleaned.model),
-        source=checkpoint.path,
-        source_sha256=checkpoint.sha256,
-        source_form=recognised.form,
-        architecture=recognised.name,
-        settings=request.settings,
-        assumed=assumed,
-        epsilon=float(request.settings["epsilon"]),
-        blocks=len(recognised.blocks),
-        fused_blocks=_fused_blocks(request, cleaned.model),
-        input=_tensor(interface.inputs[0]),
-        outputs=tuple(_tensor(value) for value in interface.outputs),
-        opset=interface.opset,
-        ir_version=interface.ir_version,
-        parameters=interface.parameters,
-        ops_before=cleaned.before,
-        ops_after=cleaned.after,
-        repairs=cleaned.repairs,
-        worst=worst,
-        notices=tuple(notices),
+        source=network.source,
+        source_sha256=network.source_sha256,
+        source_form=network.source_form,
+        architecture=network.name,
+        settings=network.settings,
+        assumed=network.assumed,
+        epsilon=network.epsilon,
+        blocks=len(network.blocks),
+        notices=network.notices,
+        data=data_of(output) if output is not None and outside else None,
+        **told,
     )
-
-
-def _tensor(value: Value) -> Tensor:
-    return Tensor(value.name, value.shape, value.dtype)
-
-
-def _source_notices(checkpoint: Checkpoint) -> list[str]:
-    """Say how the weights were found, and where float32 is not the dtype they are stored in."""
-    dtypes = {array.dtype.name for array in checkpoint.arrays.values()}
-    said = {
-        "float16": "weights of float16 are float32 in the file, with the same values",
-        "bfloat16": "weights of bfloat16 are float32 in the file, with the same values",
-        "float64": "weights of float64 were rounded to float32",
-    }
-    return [*checkpoint.layout.notices, *(said[name] for name in said if name in dtypes)]

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reparam.adapters.onnx_model import Value
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -15,6 +17,11 @@ class Tensor:
     name: str
     shape: tuple[int | str, ...]
     dtype: str
+
+    @classmethod
+    def of(cls, value: Value) -> Tensor:
+        """Return what an ONNX file says of an input or output."""
+        return cls(value.name, value.shape, value.dtype)
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,53 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class ExportReport:
-    """An ONNX file that passed its checks, and how it came about.
+class Float16:
+    """What float16 does to a network that was checked in float32 before.
 
     Attributes:
-        output: where it is.
+        weights: float weights of the file.
+        subnormal: those that float16 holds with fewer bits, being below 6.1e-05; they are kept.
+        zero: those that were not 0 and are now.
+        largest: largest absolute value inside the network on the probes; float16 ends at 65504.
+        largest_at: the operator that makes it, and its weight.
+        float32: the worst difference of the float32 network that was rounded.
+    """
+
+    weights: int
+    subnormal: int
+    zero: int
+    largest: float
+    largest_at: str
+    float32: Difference
+
+
+@dataclass(frozen=True)
+class PaddleFiles:
+    """A program for Paddle Inference and its weights, checked like an ONNX file.
+
+    Attributes:
+        program: the ``.json``.
+        parameters: the ``.pdiparams``.
+        file_bytes: of both.
+        input: of the program.
+        outputs: of the program, in order.
+        worst: the worst difference of Paddle Inference on the probes.
+    """
+
+    program: Path
+    parameters: Path
+    file_bytes: int
+    input: Tensor
+    outputs: tuple[Tensor, ...]
+    worst: Difference
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """Files that passed their checks, and how they came about.
+
+    Attributes:
+        output: the ONNX file; None where only a program for Paddle Inference was written.
         file_bytes: its size.
         source: the checkpoint.
         source_sha256: of that file.
@@ -55,22 +104,27 @@ class ExportReport:
         architecture: as recognised.
         settings: with which the network was built; those in ``assumed`` no checkpoint tells.
         assumed: settings that were neither in the checkpoint nor given.
-        epsilon: of the BatchNorms.
+        epsilon: of the BatchNorms; None where there is not one for all of them.
         blocks: re-parameterizable blocks of the network.
         fused_blocks: those that are one convolution in the file.
         input: of the file.
         outputs: of the file, in order.
-        opset: of the file.
-        ir_version: of the file.
-        parameters: elements of its float weights.
+        opset: of the ONNX file; None where there is none, and so is ``ir_version``.
+        ir_version: of the ONNX file.
+        parameters: elements of the float weights.
         ops_before: nodes of each operator as the converter wrote them.
-        ops_after: the same in the file.
+        ops_after: the same in the ONNX file.
         repairs: what cleaning did, with counts.
-        notices: what fusing had to say.
-        worst: the worst difference on the probe.
+        worst: the worst difference on the probes.
+        notices: what fusing and exporting had to say.
+        precision: of weights and arithmetic in the ONNX file.
+        data: the file beside the ONNX file that holds its weights, if they are not in it.
+        data_bytes: its size.
+        float16: what rounding did, where that is the precision.
+        paddle: the program for Paddle Inference, if one was written.
     """
 
-    output: Path
+    output: Path | None
     file_bytes: int
     source: Path
     source_sha256: str
@@ -78,21 +132,33 @@ class ExportReport:
     architecture: str
     settings: Mapping[str, Any]
     assumed: Mapping[str, Any]
-    epsilon: float
+    epsilon: float | None
     blocks: int
     fused_blocks: int
     input: Tensor
     outputs: tuple[Tensor, ...]
-    opset: int
-    ir_version: int
+    opset: int | None
+    ir_version: int | None
     parameters: int
     ops_before: Mapping[str, int]
     ops_after: Mapping[str, int]
     repairs: Mapping[str, int]
     worst: Difference
     notices: tuple[str, ...] = field(default=())
+    precision: str = "float32"
+    data: Path | None = None
+    data_bytes: int = 0
+    float16: Float16 | None = None
+    paddle: PaddleFiles | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as values that JSON knows."""
-        plain = asdict(self)
-        return {**plain, "output": str(self.output), "source": str(self.source)}
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    return value

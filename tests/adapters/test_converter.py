@@ -207,6 +207,34 @@ def test_real_converter_returns_a_model_and_runs_no_pip(
 
 
 @needs_converter
+def test_child_falls_back_on_the_python_of_paddle(
+    saved: Static, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = convert(*saved)
+    script = tmp_path / "child.py"
+    text = converter.CHILD.read_text()
+    script.write_text(
+        text.replace("    folder = Path(", "    raise OSError('no library')\n    _ = (")
+    )
+    assert script.read_text() != text
+    monkeypatch.setattr(converter, "CHILD", script)
+    assert convert(*saved) == quick
+
+
+def test_child_whose_parent_is_gone_ends(saved: Static, tmp_path: Path) -> None:
+    output = tmp_path / "model.onnx"
+    done = subprocess.run(
+        [sys.executable, str(converter.CHILD), *map(str, saved), str(output), "17"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "is gone" in done.stderr
+    assert not output.exists()
+
+
+@needs_converter
 def test_real_converter_given_no_weights_is_refused(saved: Static, tmp_path: Path) -> None:
     empty = tmp_path / "empty.pdiparams"
     empty.write_bytes(b"")

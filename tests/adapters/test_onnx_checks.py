@@ -22,7 +22,7 @@ from reparam.adapters.onnx_model import (
     inspect_file,
     interface_of,
     op_counts,
-    stamped,
+    stamp,
 )
 from reparam.adapters.onnx_runtime import open_session, run_onnx
 from reparam.errors import ExportError
@@ -33,6 +33,12 @@ Y = {"y": (2, 4, 6, 8)}
 
 def good() -> bytes:
     return model([conv("y")], {"weight": conv_weights()["weight"]}, Y)
+
+
+def stamped(content: bytes) -> onnx.ModelProto:
+    proto = onnx.load_model_from_string(content)
+    stamp(proto, ("name", "1.2"), {"key": "value"})
+    return proto
 
 
 def test_good_model_passes_and_runs() -> None:
@@ -67,7 +73,7 @@ def test_what_a_model_holds_and_reads() -> None:
 
 
 def test_stamp_says_who_made_the_file_and_changes_nothing_else() -> None:
-    proto = onnx.load_model_from_string(stamped(good(), ("name", "1.2"), {"key": "value"}))
+    proto = stamped(good())
     assert [(p.key, p.value) for p in proto.metadata_props] == [("key", "value")]
     assert (proto.producer_name, proto.producer_version) == ("name", "1.2")
     check_model(proto.SerializeToString())
@@ -76,7 +82,7 @@ def test_stamp_says_who_made_the_file_and_changes_nothing_else() -> None:
 
 def test_inspecting_a_file(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    path.write_bytes(stamped(good(), ("name", "1.2"), {"key": "value"}))
+    path.write_bytes(stamped(good()).SerializeToString())
     found = inspect_file(path)
     assert json.loads(json.dumps(found))["inputs"][0]["shape"] == list(X_SHAPE)
     assert found["operators"] == {"Conv": 1}

@@ -7,7 +7,6 @@ import onnx
 import pytest
 from onnx import helper
 
-from reparam.adapters.onnx_checks import check_model
 from reparam.adapters.onnx_cleaning import clean_model
 from reparam.conv import Conv, evaluate_magnitude, gamma
 from reparam.errors import ExportError
@@ -306,16 +305,6 @@ def test_batch_norm_of_an_unfused_network_stays() -> None:
         Y,
     )
     assert ops(clean_model(before).model) == ["Conv", "BatchNormalization"]
-
-
-def test_initializers_get_the_names_given_but_no_taken_one() -> None:
-    weights = conv_weights()
-    before = model([conv("y", ["x", "weight", "bias"])], weights, Y)
-    names = {"weight": "stem.weight", "bias": "x", "nowhere": "z"}
-    cleaned = clean_model(before, names=names).model
-    found = onnx.load_model_from_string(cleaned)
-    assert list(found.graph.node[0].input) == ["x", "stem.weight", "bias"]
-    check_model(cleaned)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01garbage", b"\x08\x08"])

@@ -272,6 +272,7 @@ def main(folder: Path, count: int, seed: int, loader=load) -> dict:
     results: Counter[str] = Counter()
     problems = []
     for number in range(count):
+        path.unlink()  # some file systems write a file to disk when it is written again
         path.write_bytes(mutator.mutant(number))
         signal.alarm(SECONDS)
         watch.on = True

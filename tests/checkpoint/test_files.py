@@ -199,7 +199,10 @@ class TestOutputs:
             "    temporary.write_text('half')\n    print('ready', flush=True)\n    time.sleep(60)\n"
         )
         command = [sys.executable, "-c", script, str(tmp_path / "x")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # not so under nohup
+        ) as child:  # fmt: skip
             assert child.stdout is not None
             assert child.stdout.readline() == b"ready\n"
             time.sleep(0.05)  # into the sleep

@@ -274,7 +274,7 @@ def pickle_of(folder):
     from reparam.checkpoint.opening import mapped
     from reparam.checkpoint.pickle_reader import read_pickle
 
-    return read_pickle(mapped(folder / "x.pdopt"))
+    return read_pickle(memoryview(mapped(folder / "x.pdopt")))
 
 
 def quantised(style: str) -> dict[str, np.ndarray]:
@@ -349,6 +349,12 @@ class TestHostileNesting:
         loop: dict = {"step": np.ones(1)}
         loop["model"] = loop
         with pytest.raises(CheckpointError, match="too deep"):
+            find_weights(loop)
+
+    def test_dicts_that_hold_themselves_often(self):
+        loop: dict = {"name": "no weights"}
+        loop |= {str(i): loop for i in range(50)}
+        with pytest.raises(CheckpointError, match="no weights"):
             find_weights(loop)
 
     def test_dicts_that_are_there_many_times_over(self):

@@ -290,14 +290,14 @@ class TestEnded:
         command = [sys.executable, "-c", script + MAIN, *map(str, arguments)]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL), **options
         ) as child:  # fmt: skip
             assert child.stdout is not None
             assert child.stdout.readline() == "ready\n", child.communicate()
             time.sleep(0.05)  # into the sleep
             child.send_signal(number)
             _, err = child.communicate(timeout=60)
-        assert child.returncode == 128 + number
+        assert child.returncode == 128 + number, err
         assert "Traceback" not in err
         assert "no half-written file" in err
         assert contents(source.parent) == before
@@ -308,8 +308,8 @@ class TestEnded:
         hangup = "from reparam.checkpoint import pipeline\nload = pipeline.load_checkpoint\n"
         script = (
             f"import os, signal\n{command}\n{hangup}"
-            "def hung_up(path, **more):\n    os.kill(os.getpid(), signal.SIGHUP)\n"
-            "    return load(path, **more)\n"
+            "def hung_up(*given, **options):\n"
+            "    os.kill(os.getpid(), signal.SIGHUP)\n    return load(*given, **options)\n"
             "pipeline.load_checkpoint = hung_up\n"
         )
         assert scripted(script, "fuse", source).returncode == 0

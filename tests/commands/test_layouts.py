@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from reparam.__main__ import main
+from tests.converter import needs_converter
 from tests.weights import cspresnet_arrays, repvgg_arrays, write
 
 COMMANDS = ("inspect", "fuse", "verify", "export", "bench")
@@ -175,6 +176,7 @@ def test_from_a_trainer_to_a_proof(run, tmp_path):
     assert code == 1  # the whole detector is not its backbone
 
 
+@needs_converter
 def test_bfloat16_behind_a_prefix_is_exported(run, tmp_path):
     arrays = {f"module.{k}": a.astype(ml_dtypes.bfloat16) for k, a in cspresnet_arrays().items()}
     path = write(tmp_path, arrays)

@@ -11,6 +11,7 @@ import pytest
 
 from reparam.__main__ import main
 from reparam.checkpoint import load_checkpoint
+from tests.converter import needs_converter
 from tests.weights import cspresnet_arrays, repvgg_arrays, write
 
 SQUEEZE = {"num_blocks": (1, 2, 2, 1), "widths": (32, 16, 48, 64), "groups": {3: 4}}
@@ -39,6 +40,7 @@ def of_gates(arrays) -> set[str]:
     return {name for name in arrays if ".se." in name}
 
 
+@needs_converter
 def test_squeeze_excite_goes_through_every_command(run, squeeze):
     folder = squeeze.parent
     before = load_checkpoint(squeeze).arrays
@@ -68,6 +70,7 @@ def test_squeeze_excite_goes_through_every_command(run, squeeze):
     assert of_gates(stored) == of_gates(before)
 
 
+@needs_converter
 def test_a_file_without_the_squeeze_excite_is_another_function(run, squeeze):
     """What some converters write of such a network: the fused convolutions are all right."""
     arrays = load_checkpoint(squeeze).arrays
@@ -84,6 +87,7 @@ def test_a_file_without_the_squeeze_excite_is_another_function(run, squeeze):
     assert "28 missing" in proof["stages"][0]["summary"]
 
 
+@needs_converter
 def test_squeeze_excite_that_the_file_has_cannot_be_switched_off(run, squeeze):
     code, said = run("export", squeeze, "--onnx", "--model-arg", "use_se=False")
     assert code == 2
@@ -91,7 +95,7 @@ def test_squeeze_excite_that_the_file_has_cannot_be_switched_off(run, squeeze):
     assert not squeeze.with_suffix(".onnx").exists()
 
 
-@pytest.mark.parametrize("command", ["export", "verify"])
+@pytest.mark.parametrize("command", [pytest.param("export", marks=needs_converter), "verify"])
 def test_nor_can_alpha(run, tmp_path, command):
     source = write(tmp_path, cspresnet_arrays())
     code, said = run(command, source, "--model-arg", "use_alpha=False")
@@ -107,6 +111,7 @@ def test_squeeze_excite_that_is_not_whole_is_refused(run, squeeze):
     assert "stage0.se.up.bias" in said["error"]["found"]
 
 
+@needs_converter
 def test_what_no_checkpoint_tells_is_named_and_can_be_given(run, tmp_path):
     source = write(tmp_path, cspresnet_arrays())
     code, told = run("inspect", source)

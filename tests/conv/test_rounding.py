@@ -91,6 +91,7 @@ def test_a_cast_by_way_of_float32_would_be_wrong():
     assert nearest(value[0]) == bfloat16_bits(value)[0]
     assert float(value.astype(np.float32).astype(BFLOAT16)[0]) == 1.0
     assert float(bfloat16_bits(value).view(BFLOAT16)[0]) == 1 + 2.0**-7
+    assert float(round_once(value, BFLOAT16)[0][0]) == 1 + 2.0**-7
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", BFLOAT16])

@@ -219,13 +219,25 @@ class TestOnnx:
         export(source, folder / "batch.onnx", input_size=(40, 48), batch=3)
         export(source, folder / "unfused.onnx", input_size=(40, 48), fuse=False)
         export(source, folder / "epsilon.onnx", input_size=(40, 48), epsilon=1e-2)
+        half = {"input_size": (40, 48), "precision": "float16", "external_data": True}
+        export(source, folder / "half.onnx", **half)
+        export(source, folder / "half-epsilon.onnx", **half, epsilon=0.1, keep_io=False)
         return folder
 
-    @pytest.mark.parametrize("name", ["right", "batch"])
+    @pytest.mark.parametrize("name", ["right", "batch", "half"])
     def test_the_export_is_equivalent(self, folder, name):
         result = verify(folder / "ckpt.pdparams", folder / f"{name}.onnx")
         assert stages(result) == {"fused weights": "equal", "onnxruntime": "equal"}
         assert result.verdict == "equivalent"
+
+    def test_another_function_in_float16_is_no_float16_of_this_one(self, folder):
+        result = verify(folder / "ckpt.pdparams", folder / "half-epsilon.onnx")
+        assert stages(result) == {"fused weights": "skipped", "onnxruntime": "different"}
+
+    def test_weights_that_are_gone_are_told(self, folder, tmp_path):
+        (tmp_path / "half.onnx").write_bytes((folder / "half.onnx").read_bytes())
+        with pytest.raises(ReparamError, match="cannot load"):
+            verify(folder / "ckpt.pdparams", tmp_path / "half.onnx")
 
     def test_an_unfused_file_is_equivalent_too(self, folder):
         result = verify(folder / "ckpt.pdparams", folder / "unfused.onnx")

@@ -14,6 +14,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from reparam.adapters.closeness import Closeness, closeness
+from reparam.adapters.converter import Converter
 from reparam.adapters.onnx_checks import load_strictly
 from reparam.checkpoint import Checkpoint, fuse_arrays
 from reparam.errors import (
@@ -24,7 +25,7 @@ from reparam.errors import (
     ReparamError,
     UnsupportedModelError,
 )
-from reparam.exporter import checking, export_onnx, exporting
+from reparam.exporter import checking, export_onnx, exporting, onnx_export
 from reparam.exporter.checking import check_operators, check_weights
 from tests.adapters.recorded import checkpoint, recorded
 from tests.converter import needs_converter
@@ -37,26 +38,20 @@ SIZE = recorded("clas_repvgg").size
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """What the converter makes of the recorded RepVGG, kept so that it runs once here.
+    """What the converter makes of the recorded RepVGG, kept so that it runs once here."""
+    kept: list[bytes] = []
+    result = Converter.result
 
-    Its weights have the keys of the state dict as names; Paddle's own change with every layer.
-    """
-    kept: list[Any] = []
-
-    def keep(function: Any) -> Any:
-        return lambda *given, **options: kept.append(function(*given, **options)) or kept[-1]
+    def keep(converter: Converter, timeout: float) -> bytes:
+        kept.append(result(converter, timeout))
+        return kept[-1]
 
     folder = tmp_path_factory.mktemp("raw")
     saved = checkpoint(folder, recorded("clas_repvgg").state)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("convert", "parameter_names"):
-            patch.setattr(exporting, name, keep(getattr(exporting, name)))
+        patch.setattr(Converter, "result", keep)
         export_onnx(saved, folder / "net.onnx", input_size=SIZE)
-    model, names = onnx.load_model_from_string(kept[0]), kept[1]
-    for node in model.graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    return bytes(model.SerializeToString())
+    return kept[0]
 
 
 @pytest.fixture
@@ -87,14 +82,22 @@ def refuse(
 
 
 def patch_converter(monkeypatch: pytest.MonkeyPatch, made: bytes | BaseException) -> None:
-    def convert(program: Path, parameters: Path, **options: Any) -> bytes:
-        assert program.is_file()
-        assert parameters.is_file()
-        if isinstance(made, BaseException):
-            raise made
-        return made
+    class Fake(Converter):
+        def __enter__(self) -> Fake:
+            return self
 
-    monkeypatch.setattr(exporting, "convert", convert)
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def start(self) -> None:
+            assert all(path.is_file() for path in self.inputs)
+
+        def result(self, timeout: float) -> bytes:
+            if isinstance(made, BaseException):
+                raise made
+            return made
+
+    monkeypatch.setattr(exporting, "Converter", Fake)
 
 
 @pytest.mark.parametrize("error", [ExportError("the converter failed"), KeyboardInterrupt()])
@@ -180,7 +183,7 @@ def test_network_that_overflows(
 ) -> None:
     huge = {k: v * np.float32(1e18) if v.ndim == 4 else v for k, v in saved.arrays.items()}
     patch_converter(monkeypatch, raw)
-    monkeypatch.setattr(exporting, "check_file", lambda model, layer: load_strictly(model))
+    monkeypatch.setattr(onnx_export, "check_file", lambda path, *_: load_strictly(path))
     again = checkpoint(saved.path.parent, huge)
     refuse(again, NotEquivalentError, "not finite on a normal image")
 
@@ -188,7 +191,7 @@ def test_network_that_overflows(
 def test_undecidable_comparison_is_reported_and_no_refusal(
     raw: bytes, saved: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def undecidable(truth: Any, reference: Any, candidate: Any) -> Closeness:
+    def undecidable(truth: Any, reference: Any, candidate: Any, **_: Any) -> Closeness:
         return replace(closeness(truth, reference, candidate), verdict="undecidable")
 
     patch_converter(monkeypatch, raw)
@@ -326,8 +329,9 @@ def test_operators_of_the_layer_pass() -> None:
 
 def test_weights_are_compared_bit_for_bit() -> None:
     state = {"w": np.ones((2, 2), np.float32), "b": np.zeros(2, np.float32)}
-    check_weights({**state, "other": np.array([1])}, state, [("x", "w", "b"), ("x", "w")])
+    stored = {**state, "other": np.array([1])}
+    assert check_weights(stored.items(), state, [("x", "w", "b"), ("x", "w")]) == set(stored)
     with pytest.raises(ExportError, match=r"1 weight.* not as in the network, 'b'"):
-        check_weights({**state, "b": -state["b"]}, state, [])
+        check_weights({**state, "b": -state["b"]}.items(), state, [])
     with pytest.raises(ExportError, match=r"1 weight.* not in the network, 'v'"):
-        check_weights(state, state, [("x", "v")])
+        check_weights(state.items(), state, [("x", "v")])

@@ -12,8 +12,10 @@ from reparam.adapters.onnx_runtime import run_onnx
 from reparam.checkpoint import fuse_arrays
 from reparam.exporter import export_onnx
 from tests.adapters.recorded import checkpoint, recorded
+from tests.converter import needs_converter
 
 
+@needs_converter
 @pytest.mark.parametrize(
     ("case", "deployed", "convolutions"),
     [

@@ -1,0 +1,207 @@
+"""The ONNX side of an export: convert, clean, write, check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reparam.adapters.converter import Converter
+from reparam.adapters.light_program import lighten
+from reparam.adapters.onnx_axes import AXES, is_free_of_sizes, with_open_axes
+from reparam.adapters.onnx_cleaning import Cleaned, clean_model
+from reparam.adapters.onnx_files import LIMIT, open_beside, read_header, write_model
+from reparam.adapters.onnx_model import interface_of, op_counts, stamp
+from reparam.adapters.onnx_runtime import run_onnx
+from reparam.adapters.paddle_models import Array, state_of
+from reparam.errors import ExportError
+from reparam.exporter.checking import check_file, check_outputs, check_run
+from reparam.exporter.float16 import Narrow, in_float16
+from reparam.exporter.networks import Network
+from reparam.exporter.options import FLOAT16, Options
+from reparam.exporter.probing import Probe, normal_images, probes_of, takes_small_probes
+from reparam.exporter.report import Difference, Float16, Tensor
+
+_TOLD = ("paddlepaddle", "paddle2onnx", "onnx")
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What every file of one network has to pass.
+
+    Attributes:
+        network: that is exported.
+        options: how.
+        probes: images, and what the network makes of them.
+        small: they are smaller than the image that the file takes.
+    """
+
+    network: Network
+    options: Options
+    probes: list[Probe]
+    small: bool
+
+    def passed(
+        self, path: Path, weights: Mapping[str, Array] | None = None
+    ) -> tuple[Difference, Any]:
+        """Return how close a file comes to the network, and its header.
+
+        Small images are run on a copy of the file with its axes open, and one image of the file's
+        own size on the file itself, whose outputs then have to be finite and of the right shape.
+
+        Raises:
+            ExportError: the file is not valid, not complete, or does not run.
+            NotEquivalentError: it is another function.
+        """
+        header = read_header(path)
+        session = check_file(path, header, self.network.exported, weights)
+        interface = interface_of(header)
+        dtype = np.dtype(interface.inputs[0].dtype)
+        run = open_beside(with_open_axes(header, AXES), path) if self.small else session
+        worst = check_outputs(
+            lambda images: run_onnx(run, images.astype(dtype)),
+            [value.name for value in interface.outputs],
+            self.probes,
+            any_batch=0 in self.options.open_axes,
+        )
+        if self.small:
+            size = self.options.input_size or self.network.default_size
+            image = normal_images((self.options.batch or 1, self.network.channels, *size))
+            declared = [Tensor.of(value) for value in interface.outputs]
+            check_run(run_onnx(session, image.astype(dtype)), declared)
+        return worst, header
+
+
+def make_onnx(
+    network: Network,
+    options: Options,
+    static: tuple[Path, Path],
+    converter: Converter,
+    path: Path,
+    data: Path,
+) -> tuple[dict[str, Any], list[Probe]]:
+    """Write an ONNX file, checked; return what a report says of it, and the probes.
+
+    Args:
+        network: that is exported.
+        options: how.
+        static: its program and parameters.
+        converter: is getting ready; its input is written here.
+        path: of the file.
+        data: of its weights, if they do not go into it.
+
+    Raises:
+        ExportError: the converter failed, or what it wrote did not pass the checks.
+        NotEquivalentError: the file would be another function than the network.
+    """
+    heavy = lighten(static, converter.inputs)
+    converter.start()
+    small = takes_small_probes(network, options)
+    probes = probes_of(network, options, small)  # while the converter works
+    raw = converter.result(options.timeout)
+    options.tell("checking the file against the network")
+    cleaned = clean_model(raw, axes=options.open_axes, outputs=options.output_names)
+    if small and not is_free_of_sizes(cleaned.proto):
+        small, probes = False, probes_of(network, options, small=False)
+    checks = Checks(network, options, probes, small)
+    weights = state_of(network.exported).only(sorted(heavy))
+    _need_one_image(cleaned.proto, network.input_name, heavy)
+    fused = _fused_blocks(network, cleaned.proto, heavy)
+    stamp(cleaned.proto, ("reparam", version("reparam")), _metadata(network, options, fused))
+    told = _write_and_check(checks, cleaned, weights, path, data, static[0].parent)
+    return {**told, "fused_blocks": fused}, probes
+
+
+def _write_and_check(
+    checks: Checks,
+    cleaned: Cleaned,
+    weights: Mapping[str, Array],
+    path: Path,
+    data: Path,
+    scratch: Path,
+) -> dict[str, Any]:
+    outside = checks.options.external_data or _bytes_of(cleaned.proto, weights) > LIMIT
+    told: dict[str, Any] = {}
+    if checks.options.precision == FLOAT16:
+        wide = replace(checks, probes=[replace(p, narrow=None) for p in checks.probes])
+        file, beside = scratch / "float32.onnx", scratch / "float32.onnx.data"
+        write_model(cleaned.proto, weights, file, beside if outside else None)
+        before, _ = wide.passed(file)
+        narrow = in_float16(cleaned.proto, weights, checks.network, checks.probes, file,
+                            checks.options.keep_io)  # fmt: skip
+        outside = checks.options.external_data or _bytes_of(narrow.proto, narrow.weights) > LIMIT
+        write_model(narrow.proto, narrow.weights, path, data if outside else None)
+        worst, header = checks.passed(path, narrow.values)
+        told = {"precision": FLOAT16, "float16": _float16(narrow, before)}
+    else:
+        write_model(cleaned.proto, weights, path, data if outside else None)
+        worst, header = checks.passed(path)
+    interface = interface_of(header)
+    return {
+        **told,
+        "file_bytes": path.stat().st_size,
+        "data_bytes": data.stat().st_size if outside else 0,
+        "input": Tensor.of(interface.inputs[0]),
+        "outputs": tuple(Tensor.of(value) for value in interface.outputs),
+        "opset": interface.opset,
+        "ir_version": interface.ir_version,
+        "parameters": interface.parameters,
+        "ops_before": cleaned.before,
+        "ops_after": op_counts(header),
+        "repairs": cleaned.repairs,
+        "worst": worst,
+    }
+
+
+def _float16(narrow: Narrow, before: Difference) -> Float16:
+    return Float16(
+        weights=narrow.rounding.values,
+        subnormal=narrow.rounding.subnormal,
+        zero=narrow.rounding.zero,
+        largest=narrow.largest,
+        largest_at=narrow.largest_at,
+        float32=before,
+    )
+
+
+def _bytes_of(proto: Any, weights: Mapping[str, Array]) -> int:
+    return int(proto.ByteSize()) + sum(array.nbytes for array in weights.values())
+
+
+def _need_one_image(proto: Any, image: str, weights: set[str]) -> None:
+    found = {value.name for value in proto.graph.input} - weights
+    if found != {image}:
+        raise ExportError(
+            "the exported graph is not the network",
+            found=f"inputs {sorted(found)}; needed: '{image}'",
+        )
+
+
+def _fused_blocks(network: Network, proto: Any, heavy: set[str]) -> int:
+    """Return the blocks that are one convolution in the file; unneeded stages are not in it."""
+    names = heavy | {tensor.name for tensor in proto.graph.initializer}
+    return sum(any(name.startswith(f"{prefix}.") for name in names) for prefix in network.fused)
+
+
+def _metadata(network: Network, options: Options, fused: int) -> dict[str, str]:
+    """Return what the file says of itself; a reader can find its source by the hash."""
+    size = options.input_size or network.default_size
+    said = {
+        "reparam.version": version("reparam"),
+        "reparam.architecture": network.name,
+        "reparam.source_sha256": network.source_sha256,
+        "reparam.source_form": network.source_form,
+        "reparam.fused_blocks": str(fused),
+        "reparam.blocks": " ".join(network.fused),
+        "reparam.precision": options.precision,
+        "reparam.dynamic_axes": " ".join(options.open_axes.values()),
+        "reparam.input_size": "x".join(map(str, size)),
+        **{f"reparam.made_with.{name}": version(name) for name in _TOLD},
+    }
+    if network.epsilon is not None:
+        said["reparam.epsilon"] = repr(network.epsilon)
+    return said

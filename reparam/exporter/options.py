@@ -1,0 +1,143 @@
+"""How to export a network, every choice in one place, and which choices exclude each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reparam.adapters.converter import check_opset
+from reparam.adapters.onnx_axes import AXES, BATCH, HEIGHT, WIDTH
+from reparam.errors import ExportError, OutputError
+from reparam.files import check_output
+
+FLOAT32, FLOAT16 = "float32", "float16"
+PRECISIONS = (FLOAT32, FLOAT16)
+DYNAMIC = (BATCH, HEIGHT, WIDTH)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to export a network; none of it changes what the network is.
+
+    Attributes:
+        input_size: (H, W); the network's own default if None. Of an open axis it is only a size
+            to check with.
+        batch: of the input; None leaves that axis open, or is 1 where ``dynamic`` names others.
+        dynamic: open axes, some of batch, height and width; batch alone if None and no batch is
+            given.
+        opset: 11 to 21.
+        output_names: new names of the outputs of the ONNX file, in order.
+        precision: of weights and arithmetic in the ONNX file, float32 or float16.
+        keep_io: its inputs and outputs are float32 whatever the precision.
+        external_data: put the weights into a second file; done without being asked where they do
+            not fit into one.
+        paddle: the ``.json`` of a program for Paddle Inference to write as well; its weights go
+            beside it.
+        force: replace files that are there.
+        timeout: seconds for the converter.
+        progress: is told each step in a few words.
+    """
+
+    input_size: tuple[int, int] | None = None
+    batch: int | None = None
+    dynamic: Sequence[str] | None = None
+    opset: int = 17
+    output_names: Sequence[str] | None = None
+    precision: str = FLOAT32
+    keep_io: bool = True
+    external_data: bool = False
+    paddle: Path | None = None
+    force: bool = False
+    timeout: float = 600
+    progress: Callable[[str], None] | None = None
+
+    def tell(self, step: str) -> None:
+        """Pass a step on to ``progress``, if there is one."""
+        if self.progress is not None:
+            self.progress(step)
+
+    @property
+    def open_axes(self) -> dict[int, str]:
+        """The open axes of the input (N, C, H, W): their names, by position."""
+        given = self.dynamic
+        if given is None:
+            given = [BATCH] if self.batch is None else []
+        return {axis: name for axis, name in AXES.items() if name in given}
+
+    def shape(self, channels: int, size: tuple[int, int]) -> tuple[int | None, ...]:
+        """Return the shape of the input, None where it is open."""
+        whole = (self.batch or 1, channels, *(self.input_size or size))
+        return tuple(None if at in self.open_axes else n for at, n in enumerate(whole))
+
+
+def check_request(source: Path, output: Path | None, options: Options) -> None:
+    """Refuse, before anything is built, what could not end well.
+
+    Args:
+        source: the file that is being exported.
+        output: the ONNX file to write, if one is.
+
+    Raises:
+        ExportError: nothing is to be written, options contradict each other, the input would be
+            empty, or the opset is not one of 11 to 21.
+        OutputError: an output cannot be written, or is the source.
+    """
+    if output is None and options.paddle is None:
+        raise ExportError("nothing to export to", hint="--onnx, --paddle, or both")
+    for path in outputs_of(output, options):
+        if path.exists() and source.exists() and path.samefile(source):
+            raise OutputError(
+                f"cannot write '{path}'", why="it is the checkpoint that is being exported"
+            )
+        check_output(path, options.force)
+    _check_input(options)
+    check_opset(options.opset)
+    if options.precision not in PRECISIONS:
+        raise ExportError(
+            f"cannot export in '{options.precision}'", hint=f"one of {', '.join(PRECISIONS)}"
+        )
+    _check_names(options.output_names)
+
+
+def outputs_of(output: Path | None, options: Options) -> list[Path]:
+    """Return the files that are written whatever the size of the network."""
+    paddle = options.paddle
+    return [
+        *([] if output is None else [output]),
+        *([data_of(output)] if output is not None and options.external_data else []),
+        *([] if paddle is None else [paddle, paddle.with_suffix(".pdiparams")]),
+    ]
+
+
+def data_of(output: Path) -> Path:
+    """Return the file beside an ONNX file that takes its weights."""
+    return output.with_name(f"{output.name}.data")
+
+
+def _check_input(options: Options) -> None:
+    size, batch = options.input_size, options.batch
+    if min(size or (1,)) < 1 or (batch is not None and batch < 1):
+        raise ExportError(
+            "the input must have at least one pixel and one image",
+            found=f"input size {size}, batch {batch}",
+        )
+    unknown = [name for name in options.dynamic or () if name not in DYNAMIC]
+    if unknown:
+        raise ExportError(
+            f"there is no axis '{unknown[0]}' to leave open", hint=f"some of {', '.join(DYNAMIC)}"
+        )
+    if batch is not None and BATCH in (options.dynamic or ()):
+        raise ExportError(
+            "the batch cannot be fixed and open",
+            found=f"batch {batch}, and 'batch' among the dynamic axes",
+            hint="leave one of the two out",
+        )
+
+
+def _check_names(names: Sequence[str] | None) -> None:
+    for at, name in enumerate(names or ()):
+        if not name or name != name.strip():
+            raise ExportError(f"'{name}' is no name for an output")
+        if name in (names or ())[:at]:
+            raise ExportError(f"two outputs cannot both be named '{name}'")

@@ -1,0 +1,88 @@
+"""The images that an exported file is checked with, and what the network makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reparam.adapters.float16_reference import run_in_float16
+from reparam.adapters.paddle_models import in_float64, run_layer
+from reparam.exporter.networks import Network
+from reparam.exporter.options import FLOAT16, Options
+
+Array = npt.NDArray[Any]
+
+_SEED = 20210101
+_SMALL = (96, 128)  # three and four positions of a map with stride 32
+_ODD = (65, 97)  # no multiple of any stride
+_STEP = (32, 64)  # between sizes of a network that may want multiples of 32
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One image or more, and what the network makes of them.
+
+    Attributes:
+        images: (N, C, H, W), float32.
+        truth: the outputs of the original in float64.
+        reference: those of the original in float32.
+        narrow: those of the exported Layer with every number rounded to float16, where that is
+            the precision of the file.
+    """
+
+    images: Array
+    truth: list[Array]
+    reference: list[Array]
+    narrow: list[Array] | None = None
+
+
+def normal_images(shape: Sequence[int]) -> Array:
+    """Return seeded standard normal images, float32."""
+    return np.random.default_rng(_SEED).normal(size=tuple(shape)).astype(np.float32)
+
+
+def takes_small_probes(network: Network, options: Options) -> bool:
+    """Whether an image smaller than the file's own shows as much, and costs less."""
+    height, width = options.input_size or network.default_size
+    return network.any_size and height * width > 2 * _SMALL[0] * _SMALL[1]
+
+
+def probes_of(network: Network, options: Options, small: bool) -> list[Probe]:
+    """Return what the network makes of seeded images, at two sizes where its size is open.
+
+    Args:
+        small: take small images for large ones.
+    """
+    wide = in_float64(network.original)
+    found = []
+    for size in probe_sizes(network, options, small):
+        images = normal_images((options.batch or 2, network.channels, *size))
+        if 0 not in options.open_axes:
+            images = images[: options.batch or 1]
+        found.append(
+            Probe(
+                images,
+                run_layer(wide, images.astype(np.float64)),
+                run_layer(network.original, images),
+                run_in_float16(network.exported, images) if options.precision == FLOAT16 else None,
+            )
+        )
+    return found
+
+
+def probe_sizes(network: Network, options: Options, small: bool) -> list[tuple[int, int]]:
+    """Return the sizes (H, W) of the images, the second with every open axis changed."""
+    given = options.input_size or network.default_size
+    first = (min(given[0], _SMALL[0]), min(given[1], _SMALL[1])) if small else given
+    is_open = [axis in options.open_axes for axis in (2, 3)]
+    if not any(is_open):
+        return [first]
+    other = _ODD if network.any_size else (first[0] + _STEP[0], first[1] + _STEP[1])
+    second = [
+        new if opened else old for new, old, opened in zip(other, first, is_open, strict=True)
+    ]
+    return [first, (second[0], second[1])]
