@@ -45,8 +45,12 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 def test_small_images_are_enough_for_a_network_of_ours(
     network: Network, probed: list[Any], tmp_path: Path
 ) -> None:
-    report = export_network(network, tmp_path / "net.onnx", Options(input_size=LARGE, batch=2))
+    program = tmp_path / "net.json"
+    options = Options(input_size=LARGE, batch=2, paddle=program)
+    report = export_network(network, tmp_path / "net.onnx", options)
     assert probed == [(2, 3, 96, 128)]
+    assert report.paddle.worst.verdict == "equal"
+    assert report.paddle.outputs[2].shape == (2, 24, 20, 22)
     assert report.input.shape == (2, 3, *LARGE)
     x = images(2, 3, *LARGE)
     assert_computes(network, x, run_onnx(load_strictly(report.output), x))
@@ -59,7 +63,7 @@ def test_another_network_or_graph_is_compared_at_its_own_size(
     if lost == "network":
         network = replace(network, any_size=False)
     else:
-        monkeypatch.setattr(onnx_export, "is_free_of_sizes", lambda proto: False)
+        monkeypatch.setattr(onnx_export, "is_free_of_sizes", lambda *_: False)
     export_network(network, tmp_path / "net.onnx", Options(input_size=LARGE))
     assert probed[-1] == (2, 3, *LARGE)
     assert len(probed) == {"network": 1, "graph": 2}[lost]
