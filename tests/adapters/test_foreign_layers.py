@@ -112,17 +112,18 @@ class TestConvert:
         (done,) = convert(randomised(Clas(3, 4))).converted
         assert done.method == "re_parameterize"
 
-    def test_a_method_that_fails_names_the_block(self):
+    @pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
+    def test_a_method_that_fails_names_the_block(self, kind):
         class Broken(Block):
             def convert_to_deploy(self):
-                raise RuntimeError("no good\nat all")
+                raise kind("no good\nat all")
 
         layer = randomised(import_paddle().nn.Sequential(Broken(3, 4)))
         with pytest.raises(NotFusibleError) as caught:
             convert(layer)
         assert caught.value.exit_code == 1
         assert "block '0': its convert_to_deploy() failed" in caught.value.what
-        assert "RuntimeError: no good" in caught.value.found
+        assert f"{kind.__name__}: no good" in caught.value.found
         assert "Broken" in caught.value.why
 
     def test_what_a_method_prints_goes_to_stderr(self, capsys):
