@@ -196,7 +196,6 @@ def _load(path: Path, prefix: str | None) -> Checkpoint:
         arrays = found.arrays
     _refuse_multiplied(arrays, len(buffer))
     layout = replace(found.layout, notices=(*found.layout.notices, *notices))
-    pages = buffer.obj if isinstance(buffer.obj, mmap.mmap) else None
     return Checkpoint(path, kind, arrays, FileHash(path), found.names, metadata, layout, pages)
 
 
