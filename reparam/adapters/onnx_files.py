@@ -103,7 +103,7 @@ def weights_in(path: Path, header: Any = None) -> Iterator[tuple[str, Array]]:
 
 def _mapped(data: Path, tensor: Any, where: Mapping[str, str]) -> Array:
     try:
-        return np.memmap(
+        weight: Array = np.memmap(
             data,
             dtype=import_onnx().helper.tensor_dtype_to_np_dtype(tensor.data_type),
             mode="r",
@@ -114,6 +114,7 @@ def _mapped(data: Path, tensor: Any, where: Mapping[str, str]) -> Array:
         raise ExportError(
             f"cannot read weight '{tensor.name}' in '{data}'", found=str(error)
         ) from error
+    return weight
 
 
 def _is_outside(tensor: Any) -> bool:

@@ -40,7 +40,7 @@ def round_once(values: Array, dtype: npt.DTypeLike) -> tuple[np.ndarray[Any, Any
             rounded = values.astype(target)
     seen = rounded.astype(np.float64) if target.name == BFLOAT16 else rounded
     if not np.isfinite(seen).all():
-        largest = _LARGEST.get(target.name) or np.finfo(target).max
+        largest = _LARGEST.get(target.name) or np.finfo(target.name).max
         raise NotFusibleError(
             "the one convolution has weights that are not finite",
             found=f"largest magnitude: {np.abs(values).max():g}; {target.name} holds {largest:g}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -216,7 +216,7 @@ def _path(where: str) -> str:
     return "" if where == "(root)" else where
 
 
-def _carried(checkpoint: Checkpoint, arrays: dict[str, np.ndarray[Any, Any]]) -> int:
+def _carried(checkpoint: Checkpoint, arrays: Mapping[str, np.ndarray[Any, Any]]) -> int:
     return sum(
         key in checkpoint.arrays and array.tobytes() == checkpoint.arrays[key].tobytes()
         for key, array in arrays.items()
