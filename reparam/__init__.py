@@ -10,15 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reparam.adapters.foreign_models import ForeignModel
     from reparam.architectures import create_model, list_models, recognise
     from reparam.checkpoint.files import Checkpoint, load_checkpoint, save_checkpoint
     from reparam.checkpoint.fusing import fuse_arrays
     from reparam.checkpoint.inspection import inspect
     from reparam.checkpoint.pipeline import fuse
+    from reparam.configuration import read_configuration
     from reparam.equivalence import Probing, verify
     from reparam.errors import (
         BenchmarkError,
         CheckpointError,
+        ConfigurationError,
         ExportError,
         MissingDependencyError,
         NotEquivalentError,
@@ -30,8 +33,12 @@ if TYPE_CHECKING:
     )
     from reparam.exporter import export
     from reparam.exporter.benchmarking import Protocol, benchmark
+    from reparam.exporter.layer_fusing import fuse_layers
 
 _HOMES = {
+    "reparam.adapters.foreign_models": ("ForeignModel",),
+    "reparam.configuration": ("read_configuration",),
+    "reparam.exporter.layer_fusing": ("fuse_layers",),
     "reparam.architectures": ("create_model", "list_models", "recognise"),
     "reparam.checkpoint.files": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
     "reparam.checkpoint.fusing": ("fuse_arrays",),
@@ -41,6 +48,7 @@ _HOMES = {
     "reparam.errors": (
         "BenchmarkError",
         "CheckpointError",
+        "ConfigurationError",
         "ExportError",
         "MissingDependencyError",
         "NotEquivalentError",
@@ -59,7 +67,9 @@ __all__ = [
     "BenchmarkError",
     "Checkpoint",
     "CheckpointError",
+    "ConfigurationError",
     "ExportError",
+    "ForeignModel",
     "MissingDependencyError",
     "NotEquivalentError",
     "NotFusibleError",
@@ -74,9 +84,11 @@ __all__ = [
     "export",
     "fuse",
     "fuse_arrays",
+    "fuse_layers",
     "inspect",
     "list_models",
     "load_checkpoint",
+    "read_configuration",
     "recognise",
     "save_checkpoint",
     "verify",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -206,7 +207,8 @@ def _replace(drafts: Sequence[Draft], targets: Sequence[Path]) -> None:
         for target in targets[1:]:
             if target.exists():
                 before[target] = target.replace(hidden_name(target.parent))
-        _keep(targets[0], before)
+        if len(targets) > 1:
+            _keep(targets[0], before)
         for draft, target in zip(drafts, targets, strict=True):
             draft.replace(target)
             placed.append(target)
@@ -228,11 +230,14 @@ def _put_back(placed: Sequence[Path], before: dict[Path, Path]) -> None:
 
 
 def _keep(target: Path, before: dict[Path, Path]) -> None:
-    """Note a second name of ``target``, so that it never lacks its own; without one, none."""
-    name = hidden_name(target.parent)
-    with suppress(OSError):  # nothing there, or a file system without hard links
+    """Note a second name of ``target``, so that it never lacks its own, and can be put back."""
+    if not target.exists():
+        return
+    before[target] = name = hidden_name(target.parent)
+    try:
         os.link(target, name)
-        before[target] = name
+    except OSError:  # a file system without hard links
+        shutil.copy2(target, name)
 
 
 def sha256_of(path: Path) -> str:

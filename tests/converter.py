@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from reparam.adapters.converter import NO_CONVERTER, has_converter
+from reparam.adapters.converter import has_converter, no_converter
 
-needs_converter = pytest.mark.skipif(not has_converter(), reason=NO_CONVERTER)
+needs_converter = pytest.mark.skipif(not has_converter(), reason=no_converter()[0])

@@ -51,7 +51,8 @@ def architecture_of(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
             found=f"{len(arrays)} arrays, '{next(iter(arrays), '')}' first; "
             f"no match among {', '.join(list_models())}",
             why="running it needs the network, not only its weights",
-            hint="fuse and verify --no-network work on any checkpoint with blocks that are known",
+            hint="fuse and verify --no-network work on any checkpoint with blocks that are known; "
+            "--prefix NAME, such as backbone, takes a part out of a larger network",
         )
     return recognised
 

@@ -19,19 +19,7 @@ from reparam.errors import ExportError, MissingDependencyError
 CHILD = Path(__file__).with_name("converter_child.py")
 OPSETS = range(11, 22)  # what paddle2onnx 2.1 converts to without changing the number
 GO = b"go\n"  # what the child waits for
-_HERE = ".".join(map(str, sys.version_info[:2]))
-_NO_WHEEL = sys.version_info >= (3, 13)
-NO_CONVERTER = (
-    f"Python {_HERE}, for which paddle2onnx has no wheel"
-    if _NO_WHEEL
-    else "the package 'paddle2onnx' is not installed"
-)
-INSTEAD = (
-    "--onnx under Python 3.10, 3.11 or 3.12; export --paddle, fuse, inspect, verify and bench "
-    "of ONNX files work here"
-    if _NO_WHEEL
-    else 'pip install "reparam[export]"'
-)
+FIRST_WITHOUT = (3, 13)  # Python for which there is no wheel of paddle2onnx 2.1
 
 _ERROR = re.compile(r"\[ERROR\]|\b\w*Error\b|\berror:", re.IGNORECASE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -43,6 +31,17 @@ def has_converter() -> bool:
     return importlib.util.find_spec("paddle2onnx") is not None
 
 
+def no_converter() -> tuple[str, str]:
+    """Return why there is no converter here, and what to do."""
+    if sys.version_info >= FIRST_WITHOUT:
+        here, last = sys.version_info[:2], (FIRST_WITHOUT[0], FIRST_WITHOUT[1] - 1)
+        return (
+            f"Python {here[0]}.{here[1]}, for which paddle2onnx has no wheel",
+            f"Python {last[0]}.{last[1]} or older for --onnx; --paddle works here",
+        )
+    return "the package 'paddle2onnx' is not installed", 'pip install "reparam[export]"'
+
+
 def need_converter() -> None:
     """Refuse at once what would fail at the end.
 
@@ -50,10 +49,9 @@ def need_converter() -> None:
         MissingDependencyError: paddle2onnx is not installed.
     """
     if not has_converter():
+        found, hint = no_converter()
         raise MissingDependencyError(
-            "writing an ONNX file needs the converter paddle2onnx",
-            found=NO_CONVERTER,
-            hint=INSTEAD,
+            "writing an ONNX file needs the converter paddle2onnx", found=found, hint=hint
         )
 
 

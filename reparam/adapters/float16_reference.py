@@ -20,15 +20,18 @@ def run_in_float16(layer: Any, x: Array) -> list[Array]:
     """
     paddle = import_paddle()
 
-    def rounded(tensor: Any) -> Any:
-        return tensor.astype("float16").astype("float32")
+    def rounded(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)([rounded(part) for part in value])
+        if not isinstance(value, paddle.Tensor) or value.dtype != paddle.float32:
+            return value
+        return value.astype("float16").astype("float32")
 
     narrow = copy.deepcopy(layer)
     narrow.eval()
     with paddle.no_grad():
         for tensor in narrow.state_dict().values():
-            if tensor.dtype == paddle.float32:
-                tensor.set_value(rounded(tensor))
+            tensor.set_value(rounded(tensor))
     for part in narrow.sublayers():
         if not part.sublayers():
             part.register_forward_post_hook(lambda _, __, output: rounded(output))

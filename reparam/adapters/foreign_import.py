@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +51,7 @@ def build_foreign(model: str, arguments: Mapping[str, Any]) -> Any:
         factory = _factory(model)
         _check_arguments(model, factory, arguments)
         layer = _called(f"cannot build '{model}'", lambda: factory(**arguments))
+    import_paddle().disable_static()  # and it is on the CPU again, whatever the code chose
     if not isinstance(layer, layer_class):
         raise UnsupportedModelError(
             f"'{model}' built no network",
@@ -62,7 +64,7 @@ def build_foreign(model: str, arguments: Mapping[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def own_modules_first() -> Iterator[None]:
-    """Have the working folder first on the module path, and last afterwards."""
+    """Have the working folder first on the module path, last afterwards, and never changed."""
     folder = str(Path.cwd())
     before = list(sys.path)
     loaded = {name: sys.modules.get(name) for name in _USED_LATER}
@@ -76,6 +78,7 @@ def own_modules_first() -> Iterator[None]:
                 # The user's own file of that name; its importer keeps it, we get the package.
                 del sys.modules[name]
         importlib.invalidate_caches()
+        os.chdir(folder)
 
 
 @contextlib.contextmanager

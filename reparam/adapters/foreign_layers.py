@@ -174,7 +174,7 @@ def _convert_one(network: Any, path: str, block: Any) -> tuple[Any, Converted | 
     try:
         with stdout_as_stderr():
             getattr(block, method)()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not any(key.endswith("_variance") for key in shapes_of(untouched)):
             return _with(network, path, untouched), None
         raise NotFusibleError(

@@ -42,7 +42,7 @@ class Fed:
         try:
             with stdout_as_stderr():
                 found = self.network(x if self.key is None else {self.key: x})
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UnsupportedModelError(
                 f"the network {type(self.network).__name__} failed on an image of shape "
                 f"{tuple(x.shape)}",

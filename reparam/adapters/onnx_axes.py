@@ -68,11 +68,12 @@ def with_open_axes(proto: Any, axes: Mapping[int, str], weights: Collection[str]
     return model
 
 
-def is_free_of_sizes(proto: Any) -> bool:
+def is_free_of_sizes(proto: Any, image: str) -> bool:
     """Whether no node of a graph can depend on how large the image is.
 
     Every operator has to be one that does the same at every position, or over all of them; the
-    target of a Reshape may only copy axes or take what is left.
+    target of a Reshape may only copy axes or take what is left, or begin with the batch of the
+    input ``image``.
     """
     graph = proto.graph
     if {node.op_type for node in graph.node} - _EVERYWHERE or any(n.domain for n in graph.node):
@@ -80,10 +81,10 @@ def is_free_of_sizes(proto: Any) -> bool:
     to_array = import_onnx().numpy_helper.to_array
     targets = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
     constants = {t.name: to_array(t) for t in graph.initializer if t.name in targets}
-    first = {dims_of(value)[0].dim_value for value in graph.input if dims_of(value)}
+    batch = {dims_of(value)[0].dim_value for value in graph.input if value.name == image}
     return all(
         name in constants and set(constants[name][1:].tolist()) <= {0, -1, 1}
-        and int(constants[name][0]) in {0, -1} | first
+        and int(constants[name][0]) in {0, -1} | batch
         for name in targets
     )  # fmt: skip
 

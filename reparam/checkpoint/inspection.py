@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from reparam.architectures import recognise
 from reparam.checkpoint.blocks import find_blocks
-from reparam.checkpoint.files import load_checkpoint
+from reparam.checkpoint.files import Checkpoint, load_checkpoint
 from reparam.checkpoint.layouts import Layout
 from reparam.checkpoint.roles import QUANTISED, without_quantisers
 from reparam.checkpoint.stored_forms import is_floating
@@ -101,7 +101,7 @@ def inspect(path: str | Path, *, prefix: str | None = None) -> Inspection:
         missing=known.missing if known else (),
         unexpected=known.unexpected if known else (),
         mismatched=_mismatched(known),
-        not_finite=tuple(key for key, array in arrays.items() if not _finite(array)),
+        not_finite=tuple(_not_finite(checkpoint)),
         untrained=_untrained(arrays),
         doubts=doubts,
     )
@@ -138,6 +138,14 @@ def _mismatched(known: Any) -> tuple[str, ...]:
         f"'{key}' has the shape {tuple(found)}; needed: {tuple(needed)}"
         for key, found, needed in known.mismatched
     )
+
+
+def _not_finite(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield the keys of arrays with NaN or infinity, and keep no more than one array in memory."""
+    for key, array in checkpoint.arrays.items():
+        if not _finite(array):
+            yield key
+        checkpoint.forget_pages()
 
 
 def _finite(array: np.ndarray[Any, Any]) -> bool:

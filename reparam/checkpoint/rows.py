@@ -46,7 +46,8 @@ def fuse_rows(match: BlockMatch, arrays: Mapping[str, Array], epsilon: float) ->
 
     def part(rows: slice) -> tuple[int, ChannelBounds]:
         tree = block_tree(match, arrays, epsilon, rows)
-        exact = fuse(tree)
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused below
+            exact = fuse(tree)
         weight[rows], tiny_weights = round_once(exact.weight, dtype)
         bias[rows], tiny_biases = round_once(exact.bias, dtype)
         bounds = channel_bounds(tree, exact, weight[rows], bias[rows])

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from reparam.adapters.converter import NO_CONVERTER
+from reparam.adapters.converter import no_converter
 from reparam.commands.common import json_option, print_json, stdout, table
 from reparam.errors import EXIT_NO, OutputError
 from reparam.example.demo import OnnxPart, Tour, tour
@@ -61,7 +61,7 @@ def command(
     with _folder(keep) as folder:
         tours = [tour(name, folder, protocol, _teller(as_json)) for name in network]
     good = all(map(_good, tours))
-    notices = [] if all(found.onnx for found in tours) else [f"no ONNX files: {NO_CONVERTER}"]
+    notices = [] if all(found.onnx for found in tours) else [f"no ONNX files: {no_converter()[0]}"]
     if as_json:
         fields = {"tours": list(map(_fields, tours)), "notices": notices}
         print_json("demo", "equal" if good else "different", fields)

@@ -108,7 +108,7 @@ def _of_detection(document: Document) -> Configuration:
         },
         settings={key: used[key] for key in ("act", "return_idx", "trt")},
         classes=_classes(document, values.get("num_classes")),
-        input_size=_input_size(values),
+        input_size=_input_size(_section(values, "TestReader", "inputs_def")),
     )
 
 
@@ -151,7 +151,21 @@ def _of_clas(document: Document) -> Configuration:
             hint=f"known are {', '.join(_HARMLESS_CLAS)}",
         )  # fmt: skip
     told = {"class_num": _classes(document, arch.get("class_num", 1000)), "in_channels": 3}
-    return Configuration(document.path, document.files, network, told, settings={})
+    return Configuration(
+        path=document.path,
+        files=document.files,
+        network=network,
+        told=told,
+        settings={},
+        input_size=_input_size(_section(document.values, "Global")),
+    )
+
+
+def _section(values: Any, *names: str) -> Any:
+    """Return the section of a section, None where there is none."""
+    for name in names:
+        values = values.get(name) if isinstance(values, Mapping) else None
+    return values
 
 
 def _scaled(values: list[int], multiplier: float) -> list[int]:
@@ -159,11 +173,9 @@ def _scaled(values: list[int], multiplier: float) -> list[int]:
     return [max(round(value * multiplier), 1) for value in values]
 
 
-def _input_size(values: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return (H, W) of the reader that tests, None where it leaves them open."""
-    reader = values.get("TestReader")
-    inputs = reader.get("inputs_def") if isinstance(reader, Mapping) else None
-    shape = inputs.get("image_shape") if isinstance(inputs, Mapping) else None
+def _input_size(section: Any) -> tuple[int, int] | None:
+    """Return (H, W) of the ``image_shape`` in a section, None where it leaves them open."""
+    shape = section.get("image_shape") if isinstance(section, Mapping) else None
     if not isinstance(shape, list) or len(shape) != 3:
         return None
     height, width = shape[1:]

@@ -54,9 +54,10 @@ class Certificate:
     dtype: str
 
     def __str__(self) -> str:
+        unit = "of one rounding" if self.roundings <= 1 else "roundings"
         return (
             f"at most {self.c:.2g} * max|x| + {self.d:.2g} for every input x: "
-            f"{self.roundings:.2g} of one rounding of {self.dtype}"
+            f"{self.roundings:.2g} {unit} of {self.dtype}"
         )
 
 

@@ -48,6 +48,17 @@ class LayerTruth:
         self.layer: Fed = model.fed(model.layer_of(arrays), size)
         self.wide = in_float64(self.layer)
         self.channels = self.layer.channels
+        self._need_one_answer()
+
+    def _need_one_answer(self) -> None:
+        first, second = run_layer(self.layer, self.image), run_layer(self.layer, self.image)
+        if not all(np.array_equal(*two, equal_nan=True) for two in zip(first, second, strict=True)):
+            raise UnsupportedModelError(
+                f"the network of '{self.model.spec}' gives two answers to one image",
+                found="other outputs at the second run, in evaluation mode",
+                why="what changes by itself cannot be compared with anything",
+                hint="a dropout that is always on, or an input that is made up inside?",
+            )
 
     @property
     def image(self) -> np.ndarray[Any, Any]:

@@ -36,12 +36,14 @@ def export(
         checkpoint: a ``.pdparams`` or ``.safetensors`` file.
         output: the file to write; ``x.onnx`` beside ``x.pdparams`` if None.
         prefix: use only the weights under this name or prefix.
-        options: as :func:`export_onnx`, which also says what is raised.
+        options: as :func:`export_onnx`, which also says what is raised; ``paddle`` may be a text.
 
     Raises:
         CheckpointError: the file is not a checkpoint.
     """
     loaded = load_checkpoint(checkpoint, prefix=prefix)
+    if options.get("paddle") is not None:
+        options["paddle"] = Path(options["paddle"])
     return export_onnx(loaded, Path(output or loaded.path.with_suffix(".onnx")), **options)
 
 

@@ -15,9 +15,9 @@ from reparam.adapters.light_program import lighten
 from reparam.adapters.onnx_axes import AXES, is_free_of_sizes, with_open_axes
 from reparam.adapters.onnx_cleaning import Cleaned, clean_model
 from reparam.adapters.onnx_files import LIMIT, open_beside, read_header, write_model
-from reparam.adapters.onnx_model import interface_of, op_counts, stamp
+from reparam.adapters.onnx_model import import_onnx, interface_of, op_counts, stamp
 from reparam.adapters.onnx_runtime import run_onnx
-from reparam.adapters.paddle_models import Array, state_of
+from reparam.adapters.paddle_models import Array, import_paddle, state_of
 from reparam.errors import ExportError
 from reparam.exporter.checking import check_file, check_outputs, check_run
 from reparam.exporter.float16 import Narrow, in_float16
@@ -25,8 +25,7 @@ from reparam.exporter.networks import Network
 from reparam.exporter.options import FLOAT16, Options
 from reparam.exporter.probing import Probe, normal_images, probes_of, takes_small_probes
 from reparam.exporter.report import Difference, Float16, Tensor
-
-_TOLD = ("paddlepaddle", "paddle2onnx", "onnx")
+from reparam.version import tool_version
 
 
 @dataclass(frozen=True)
@@ -105,13 +104,13 @@ def make_onnx(
     raw = converter.result(options.timeout)
     options.tell("checking the file against the network")
     cleaned = clean_model(raw, axes=options.open_axes, outputs=options.output_names)
-    if small and not is_free_of_sizes(cleaned.proto):
+    if small and not is_free_of_sizes(cleaned.proto, network.input_name):
         small, probes = False, probes_of(network, options, small=False)
     checks = Checks(network, options, probes, small)
     weights = state_of(network.exported).only(sorted(heavy))
     _need_one_image(cleaned.proto, network.input_name, heavy)
     fused = _fused_blocks(network, cleaned.proto, heavy)
-    stamp(cleaned.proto, ("reparam", version("reparam")), _metadata(network, options, fused))
+    stamp(cleaned.proto, ("reparam", tool_version()), _metadata(network, options, fused))
     told = _write_and_check(checks, cleaned, weights, path, data, static[0].parent)
     return {**told, "fused_blocks": fused}, probes
 
@@ -191,7 +190,7 @@ def _metadata(network: Network, options: Options, fused: int) -> dict[str, str]:
     """Return what the file says of itself; a reader can find its source by the hash."""
     size = options.input_size or network.default_size
     said = {
-        "reparam.version": version("reparam"),
+        "reparam.version": tool_version(),
         "reparam.architecture": network.name,
         "reparam.source_sha256": network.source_sha256,
         "reparam.source_form": network.source_form,
@@ -200,7 +199,9 @@ def _metadata(network: Network, options: Options, fused: int) -> dict[str, str]:
         "reparam.precision": options.precision,
         "reparam.dynamic_axes": " ".join(options.open_axes.values()),
         "reparam.input_size": "x".join(map(str, size)),
-        **{f"reparam.made_with.{name}": version(name) for name in _TOLD},
+        "reparam.made_with.paddlepaddle": str(import_paddle().__version__),
+        "reparam.made_with.paddle2onnx": version("paddle2onnx"),
+        "reparam.made_with.onnx": str(import_onnx().__version__),
     }
     if network.epsilon is not None:
         said["reparam.epsilon"] = repr(network.epsilon)

@@ -85,12 +85,20 @@ def check_request(source: Path, output: Path | None, options: Options) -> None:
     """
     if output is None and options.paddle is None:
         raise ExportError("nothing to export to", hint="--onnx, --paddle, or both")
-    for path in outputs_of(output, options):
+    paths = outputs_of(output, options)
+    for at, path in enumerate(paths):
+        if path in paths[:at]:
+            raise OutputError(f"cannot write two files to '{path}'", hint="name another for one")
         if path.exists() and source.exists() and path.samefile(source):
             raise OutputError(
                 f"cannot write '{path}'", why="it is the checkpoint that is being exported"
             )
         check_output(path, options.force)
+    if options.paddle is not None and options.paddle.suffix != ".json":
+        raise OutputError(
+            f"cannot write a program to '{options.paddle}'",
+            why="Paddle Inference knows it by the ending .json",
+        )
     _check_input(options)
     check_opset(options.opset)
     if options.precision not in PRECISIONS:

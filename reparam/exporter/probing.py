@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from reparam.adapters.float16_reference import run_in_float16
 from reparam.adapters.paddle_models import in_float64, run_layer
+from reparam.errors import ExportError
 from reparam.exporter.networks import Network
 from reparam.exporter.options import FLOAT16, Options
 
@@ -56,6 +57,9 @@ def probes_of(network: Network, options: Options, small: bool) -> list[Probe]:
 
     Args:
         small: take small images for large ones.
+
+    Raises:
+        ExportError: the network does not run on such images.
     """
     wide = in_float64(network.original)
     found = []
@@ -63,15 +67,26 @@ def probes_of(network: Network, options: Options, small: bool) -> list[Probe]:
         images = normal_images((options.batch or 2, network.channels, *size))
         if 0 not in options.open_axes:
             images = images[: options.batch or 1]
-        found.append(
-            Probe(
-                images,
-                run_layer(wide, images.astype(np.float64)),
-                run_layer(network.original, images),
-                run_in_float16(network.exported, images) if options.precision == FLOAT16 else None,
-            )
-        )
+        try:
+            found.append(_probe(network, wide, images, options.precision == FLOAT16))
+        except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ExportError(
+                f"the network cannot be run on images of shape {images.shape}",
+                found=lines[-1].strip(),
+                why="without that, there is nothing to compare an exported file with",
+                hint="--input-size, or fewer axes in --dynamic",
+            ) from error
     return found
+
+
+def _probe(network: Network, wide: Any, images: Array, narrow: bool) -> Probe:
+    return Probe(
+        images,
+        run_layer(wide, images.astype(np.float64)),
+        run_layer(network.original, images),
+        run_in_float16(network.exported, images) if narrow else None,
+    )
 
 
 def probe_sizes(network: Network, options: Options, small: bool) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from reparam.adapters.foreign_import import build_foreign, first_line, is_factory
+from reparam.adapters.paddle_models import import_paddle
 from reparam.errors import UnsupportedModelError
 
 COUNTER = iter(range(1000))
@@ -91,6 +92,17 @@ def test_a_file_named_like_a_package_shadows_nothing_later(module, monkeypatch):
     import yaml as again
 
     assert again.__file__ == yaml.__file__
+
+
+def test_what_the_code_changes_is_put_back(module, tmp_path):
+    Path("elsewhere").mkdir()
+    text = "import os, paddle\npaddle.enable_static()\nos.chdir('elsewhere')\n"
+    name = module(text + "def build():\n    paddle.disable_static()\n"
+                  "    net = paddle.nn.Linear(2, 2)\n    paddle.enable_static()\n"
+                  "    return net\n")  # fmt: skip
+    layer = build_foreign(f"{name}:build", {})
+    assert Path.cwd() == tmp_path
+    assert layer(import_paddle().ones([1, 2])).numpy().shape == (1, 2)
 
 
 REFUSED = {

@@ -64,13 +64,13 @@ NOT_FREE = {
 @pytest.mark.parametrize("name", FREE)
 def test_free_of_sizes(name: str) -> None:
     nodes, constants = FREE[name]
-    assert is_free_of_sizes(parsed(nodes, {**conv_weights(), **constants}))
+    assert is_free_of_sizes(parsed(nodes, {**conv_weights(), **constants}), "x")
 
 
 @pytest.mark.parametrize("name", NOT_FREE)
 def test_not_free_of_sizes(name: str) -> None:
     nodes, constants = NOT_FREE[name]
-    assert not is_free_of_sizes(parsed(nodes, {**conv_weights(), **constants}))
+    assert not is_free_of_sizes(parsed(nodes, {**conv_weights(), **constants}), "x")
 
 
 def named(nodes: list[Any], output: tuple[Any, ...], given: tuple[Any, ...]) -> list[Any]:

@@ -170,6 +170,20 @@ class TestWholeNetworks:
             fuse_arrays(arrays)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+@pytest.mark.parametrize("key", ["rbr_dense.conv.weight", "rbr_1x1.conv.weight",
+                                 "rbr_identity.weight", "rbr_1x1.bn._variance"])  # fmt: skip
+def test_a_kernel_that_is_not_finite_is_the_error_whatever_comes_of_it(key, gamma, value):
+    arrays = block_arrays("RepVGG")
+    arrays["block.rbr_dense.bn.weight"][:] = gamma  # infinity times 0
+    arrays[f"block.{key}"].reshape(-1)[-1] = value
+    arrays["block.rbr_1x1.conv.weight"][0] = np.inf  # and infinity minus infinity
+    arrays["block.rbr_dense.conv.weight"][0, :, 1, 1] = -np.inf
+    with pytest.raises(CheckpointError, match="not finite"):
+        fuse_arrays(arrays)
+
+
 class TestUnknownNetworks:
     def test_blocks_are_found_under_any_prefix(self):
         arrays = block_arrays("RepVggBlock", "neck.fpn.0.") | block_arrays("RepVGG", "body.3.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -187,7 +188,7 @@ class TestPythonWithoutConverter:
         monkeypatch.setattr(converter, "FIRST_WITHOUT", sys.version_info[:2])
         code, _, err = run("export", source, "--onnx")
         assert code == 2
-        assert "Python 3.12 or older for --onnx; --paddle works here" in err
+        assert re.search(r"Python 3\.\d+ or older for --onnx; --paddle works here", err)
         assert "pip install" not in err
 
     def test_program_needs_none(self, run, source):

@@ -154,6 +154,9 @@ class TestClassification:
         assert found.network == "repvgg_a0"
         assert found.told["class_num"] == 5
         assert read({"Arch": {"name": "RepVGG_A0"}}).told["class_num"] == 1000
+        assert found.input_size is None
+        arch = {"Arch": {"name": "RepVGG_A0"}, "Global": {"image_shape": [3, 192, 224]}}
+        assert read(arch).input_size == (192, 224)
 
     @pytest.mark.parametrize(
         ("arch", "message"),

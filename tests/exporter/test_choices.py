@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import pytest
 from reparam.adapters.onnx_checks import check_model, load_strictly
 from reparam.adapters.onnx_files import weights_in
 from reparam.adapters.onnx_runtime import open_session, run_onnx
-from reparam.adapters.paddle_models import state_of
+from reparam.adapters.paddle_models import import_paddle, state_of
 from reparam.errors import ExportError, OutputError
 from reparam.exporter import ExportReport, Network, Options, export_network
 from tests.converter import needs_converter
 from tests.exporter.pair import assert_computes, images, pair
+
+paddle = import_paddle()
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +195,8 @@ def test_two_files_or_none(
         if path.name == "net.onnx" and next(failures, False):
             raise PermissionError(13, "Permission denied")
 
-    replace = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda a, b: fail(b) or replace(a, b))
+    move = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda a, b: fail(b) or move(a, b))
     with pytest.raises(OutputError, match="Permission denied"):
         exported(network, tmp_path, external_data=True, force=True)
     assert names_in(tmp_path) == ["net.onnx", "net.onnx.data"]
@@ -269,9 +272,44 @@ def test_program_for_paddle_inference(network: Network, both: ExportReport) -> N
 
 
 @needs_converter
-def test_program_loads_as_a_paddle_layer(network: Network, both: ExportReport) -> None:
-    import paddle
+@pytest.mark.parametrize(
+    ("program", "match"),
+    [("net.onnx.json", None), ("net.json", "two files"), ("deploy", "ending .json")],
+)
+def test_names_of_a_program(
+    program: str, match: str | None, network: Network, tmp_path: Path
+) -> None:
+    output = tmp_path / ("net.json" if match == "two files" else "net.onnx")
+    if match:
+        with pytest.raises(OutputError, match=match):
+            export_network(network, output, Options(paddle=tmp_path / program))
+        assert names_in(tmp_path) == []
+        return
+    export_network(network, output, Options(paddle=tmp_path / program))
+    assert names_in(tmp_path) == ["net.onnx", "net.onnx.json", "net.onnx.pdiparams"]
 
+
+@needs_converter
+def test_network_that_does_not_run_at_another_size(network: Network, tmp_path: Path) -> None:
+    picky = replace(network, original=Picky(network.original), any_size=False)
+    with pytest.raises(ExportError, match=r"cannot be run on images of shape \(2, 3, 64, 40\)"):
+        export_network(picky, tmp_path / "x.onnx", Options(dynamic=["batch", "height"]))
+    assert names_in(tmp_path) == []
+
+
+class Picky(paddle.nn.Layer):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        if x.shape[2] != 32:
+            raise ValueError("only 32 pixels")
+        return self.network(x)
+
+
+@needs_converter
+def test_program_loads_as_a_paddle_layer(network: Network, both: ExportReport) -> None:
     layer = paddle.jit.load(str(both.paddle.program.with_suffix("")))
     layer.eval()
     x = images(2, 3, 40, 40)

@@ -152,13 +152,19 @@ class TestFuse:
 
     def test_integers_are_not_taken_for_weights(self, tmp_path):
         arrays = weights()
-        arrays["head.bias"] = arrays["head.bias"].astype(np.uint16)  # as Paddle stores bfloat16
-        with pytest.raises(CheckpointError, match=r"head\.bias is uint16"):
+        arrays["head.bias"] = arrays["head.bias"].astype(np.int32)
+        with pytest.raises(CheckpointError, match=r"head\.bias is int32"):
             fuse_layers(write(tmp_path, arrays), own())
 
     def test_channels_that_do_not_fit(self, source):
         with pytest.raises(UnsupportedModelError, match="does not run on an image"):
             fuse_layers(source, ForeignModel(SPEC, {}, input_channels=5))
+
+    def test_a_network_that_changes_its_mind(self, tmp_path):
+        source = write(tmp_path, weights())
+        model = ForeignModel("tests.exporter.test_own_networks:dropping", {})
+        with pytest.raises(UnsupportedModelError, match="two answers to one image"):
+            fuse_layers(source, model)
 
     def test_a_network_without_a_convolution(self, tmp_path):
         source = write(tmp_path, {"weight": np.ones((3, 2), np.float32), "bias": np.ones(2, "f4")})
@@ -247,6 +253,17 @@ def keeping():
     for block in (network.stem, *network.body):
         block.__class__ = Keeping
     return network
+
+
+def dropping():
+    """Build a network whose dropout is always on."""
+    from tests.own_network import F, Network
+
+    class Dropping(Network):
+        def forward(self, pixels):
+            return F.dropout(super().forward(pixels), 0.5, training=True)
+
+    return Dropping(8, 5, False)
 
 
 def even():

@@ -229,6 +229,27 @@ class TestRaces:
         assert {p.read_text() for p in tmp_path.iterdir()} == {"old"}
         assert names(tmp_path) == ["x", "y"]
 
+    @pytest.mark.parametrize("links", [True, False])
+    def test_the_first_is_put_back_where_the_second_cannot_be(self, tmp_path, monkeypatch, links):
+        write_pair(tmp_path / "x", tmp_path / "y", "old")
+        replace, failures = Path.replace, iter([True])
+
+        def refuse(self, target):
+            if Path(target).name == "y" and next(failures, False):
+                raise PermissionError(errno.EPERM, "immutable")
+            return replace(self, target)
+
+        def no_links(*_, **__):
+            raise PermissionError(errno.EPERM, "no links")
+
+        monkeypatch.setattr(Path, "replace", refuse)
+        if not links:
+            monkeypatch.setattr(os, "link", no_links)
+        with pytest.raises(OutputError, match="immutable"):
+            write_pair(tmp_path / "x", tmp_path / "y", "new", force=True)
+        assert {p.read_text() for p in tmp_path.iterdir()} == {"old"}
+        assert names(tmp_path) == ["x", "y"]
+
     def test_no_room_for_the_second_name_changes_nothing(self, tmp_path, monkeypatch):
         write_pair(tmp_path / "x", tmp_path / "y", "old")
         show, shown = drafts.Draft.show, []
