@@ -17,6 +17,7 @@ from reparam.errors import ExportError, NotEquivalentError
 from reparam.exporter import Network, Options, Tensor, export_network, exporting, onnx_export
 from reparam.exporter.checking import check_run
 from reparam.exporter.probing import probe_sizes, takes_small_probes
+from tests.converter import needs_converter
 from tests.exporter.pair import assert_computes, images, pair
 
 LARGE = (160, 176)
@@ -42,6 +43,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
+@needs_converter
 def test_small_images_are_enough_for_a_network_of_ours(
     network: Network, probed: list[Any], tmp_path: Path
 ) -> None:
@@ -56,6 +58,7 @@ def test_small_images_are_enough_for_a_network_of_ours(
     assert_computes(network, x, run_onnx(load_strictly(report.output), x))
 
 
+@needs_converter
 @pytest.mark.parametrize("lost", ["network", "graph"])
 def test_another_network_or_graph_is_compared_at_its_own_size(
     lost: str, network: Network, probed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -69,6 +72,7 @@ def test_another_network_or_graph_is_compared_at_its_own_size(
     assert len(probed) == {"network": 1, "graph": 2}[lost]
 
 
+@needs_converter
 def test_wrong_graph_is_caught_with_small_images(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -335,6 +335,7 @@ def shared():
     return Twice(3, 3)
 
 
+@needs_converter
 def test_bench_measures_both_forms(source):
     protocol = Protocol(model=own(), rounds=1, seconds=0.01, warm_up=0.0, input_size=SIZE)
     labels = [m.label for m in benchmark([source], protocol).measurements]
