@@ -134,8 +134,9 @@ def _worst_certificate(blocks: Iterable[Row]) -> Row | None:
 
 
 def _summary(stage: Row) -> Row:
-    """Return the verdict of a stage and its result that is nearest to what is allowed."""
-    results = [*stage["blocks"], *stage["probes"]]
+    """Return the verdict of a stage and, of the results that led to it, the worst."""
+    everything = [*stage["blocks"], *stage["probes"]]
+    results = [one for one in everything if one["verdict"] == stage["verdict"]]
     worst = max(results, key=lambda r: r["distance"] / (r["bound"] or 1e-300), default={})
     kept = {key: worst.get(key) for key in ("distance", "bound", "floor", "scale") if key in worst}
     return {"verdict": stage["verdict"], **kept}
