@@ -12,6 +12,7 @@ import numpy as np
 from reparam.adapters.foreign_import import first_line, stdout_as_stderr
 from reparam.adapters.foreign_layers import copy_of, sublayer
 from reparam.adapters.paddle_models import Array, import_paddle, in_float64
+from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.errors import UnsupportedModelError
 
 _IMAGE = "image"  # what the detectors of PaddleDetection call it, in the dict that they take
@@ -185,6 +186,21 @@ def absolute(block: Any) -> Any:
         for key, tensor in wide.state_dict().items():
             sign = -1.0 if key.endswith("_mean") else 1.0
             tensor.set_value(sign * np.abs(np.asarray(tensor.numpy())))
+    return wide
+
+
+def jittered(block: Any, seed: int) -> Any:
+    """Return a float64 copy of a block, every weight off by one rounding of float32 up or down.
+
+    What comes of it shows how much the block makes of roundings, a gate behind its sum above all.
+    """
+    paddle, rng = import_paddle(), np.random.default_rng(seed)
+    wide = in_float64(block)
+    with paddle.no_grad():
+        for tensor in wide.state_dict().values():
+            values = np.asarray(tensor.numpy())
+            signs = rng.choice([-1.0, 1.0], size=values.shape)
+            tensor.set_value(values * (1 + UNIT_ROUNDOFF["float32"] * signs))
     return wide
 
 

@@ -14,7 +14,15 @@ import numpy as np
 from reparam.adapters.closeness import FACTOR
 from reparam.adapters.foreign_import import first_line
 from reparam.adapters.foreign_layers import copy_of, sublayer
-from reparam.adapters.foreign_running import Call, Fed, absolute, calls_of, kernel_of, run_block
+from reparam.adapters.foreign_running import (
+    Call,
+    Fed,
+    absolute,
+    calls_of,
+    jittered,
+    kernel_of,
+    run_block,
+)
 from reparam.adapters.paddle_models import in_float64
 from reparam.conv.bounds import BATCH_NORM_ROUNDINGS, SMALLEST_NORMAL, gamma
 from reparam.conv.operators import Array
@@ -23,11 +31,12 @@ from reparam.equivalence.records import DIFFERENT, EQUAL, UNDECIDABLE, BlockResu
 
 WHY = (
     "truth: the block as it was, in float64; its converted weights, in float64 too, may be off by "
-    f"{FACTOR:g} times the error of the block itself in float32, and by gamma_k*B of folding in "
-    f"float32: k roundings ({BATCH_NORM_ROUNDINGS} a BatchNorm, 1 a convolution, 1), B the block "
+    f"{FACTOR:g} times the error of the block itself in float32 or with weights off by one rounding "
+    f"of it, and by gamma_k*B of folding in float32: k roundings ({BATCH_NORM_ROUNDINGS} a BatchNorm, 1 a convolution, 1), B the block "
     "evaluated with absolute values, both for each channel"
 )
 
+_JITTERS = range(3)  # seeds of copies with weights off by one rounding
 _ALONE = 4  # channels that are probed one by one
 
 NOT_REACHED = "the network does not run it in evaluation mode, so nothing can be compared"
@@ -69,6 +78,7 @@ def _compare(where: str, block: Any, other: Any, call: Call | None) -> BlockResu
         return _undecidable(where, "it takes no tensor of real numbers")
     try:
         wide, bounding = in_float64(block), absolute(block)
+        shaken = [jittered(block, seed) for seed in _JITTERS]
         inputs, truths = _accepted(wide, call)
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything
         return _undecidable(where, f"it does not run in float64: {first_line(error)}")
@@ -80,9 +90,10 @@ def _compare(where: str, block: Any, other: Any, call: Call | None) -> BlockResu
         found = _run_converted(other, probe)
         if isinstance(found, str):
             return BlockResult(where, DIFFERENT, np.inf, 0.0, name, (), found)
-        reference = run_block(block, probe, "float32")
+        references = [run_block(block, probe, "float32")]
+        references += [run_block(copy, probe, "float64") for copy in shaken]
         terms = run_block(bounding, _absolute_call(probe), "float64")
-        results.append(_judge(where, name, truths[name], reference, found, terms, roundings))
+        results.append(_judge(where, name, truths[name], references, found, terms, roundings))
     return max(results, key=_share)
 
 
@@ -181,7 +192,7 @@ def _judge(
     where: str,
     probe: str,
     truth: list[Array],
-    reference: list[Array],
+    references: list[list[Array]],
     found: list[Array],
     terms: list[Array],
     roundings: int,
@@ -192,10 +203,11 @@ def _judge(
         reason = f"its outputs have the shapes {shapes}; needed: {needed}"
         return BlockResult(where, DIFFERENT, np.inf, 0.0, probe, (), reason)
     results = []
-    for exact, plain, output, sums in zip(truth, reference, found, terms, strict=True):
+    parts = zip(truth, zip(*references, strict=True), found, terms, strict=True)
+    for exact, near, output, sums in parts:
         with np.errstate(invalid="ignore"):
             distance = np.nan_to_num(np.abs(output - exact), nan=np.inf, posinf=np.inf)
-            own = np.abs(plain.astype(np.float64) - exact)
+            own = np.max([np.abs(y.astype(np.float64) - exact) for y in near], axis=0)
         magnitude = np.maximum(_by_channel(np.abs(sums)), _by_channel(np.abs(exact)))
         bound = FACTOR * _by_channel(own) + gamma(roundings, "float32") * magnitude
         bound = bound + SMALLEST_NORMAL["float32"]
