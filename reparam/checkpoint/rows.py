@@ -9,7 +9,6 @@ is every bit of the result.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,6 @@ from reparam.conv.rounding import round_once
 Array = np.ndarray[Any, Any]
 
 _PART = 1 << 18  # elements of the fused weight: 2 MiB in float64
-_WORKERS = 2  # NumPy leaves the interpreter free while it computes
 
 
 class FusedArrays(NamedTuple):
@@ -53,7 +51,7 @@ def fuse_rows(match: BlockMatch, arrays: Mapping[str, Array], epsilon: float) ->
         bounds = channel_bounds(tree, exact, weight[rows], bias[rows])
         return tiny_weights + tiny_biases, bounds
 
-    flushed, bounds = zip(*_each(part, list(parts_of(wide))), strict=True)
+    flushed, bounds = zip(*map(part, parts_of(wide)), strict=True)
     return FusedArrays(weight, bias, sum(flushed), certificate_of(bounds, dtype.name))
 
 
@@ -61,10 +59,3 @@ def parts_of(wide: Array) -> Iterator[slice]:
     """Yield the output channels of each part in which a block with the kernel ``wide`` is fused."""
     rows = max(1, _PART // max(1, wide[0].size))
     return (slice(start, start + rows) for start in range(0, len(wide), rows))
-
-
-def _each(part: Any, slices: list[slice]) -> list[tuple[int, ChannelBounds]]:
-    if len(slices) == 1:
-        return [part(slices[0])]
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        return list(pool.map(part, slices))

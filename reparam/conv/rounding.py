@@ -38,15 +38,17 @@ def round_once(values: Array, dtype: npt.DTypeLike) -> tuple[np.ndarray[Any, Any
     else:
         with np.errstate(over="ignore", under="ignore"):
             rounded = values.astype(target)
-    seen = rounded.astype(np.float64) if target.name == BFLOAT16 else rounded
-    if not np.isfinite(seen).all():
+    seen = np.abs(rounded.astype(np.float64) if target.name == BFLOAT16 else rounded)
+    if not np.isfinite(seen.max(initial=0)):
         largest = _LARGEST.get(target.name) or np.finfo(target.name).max
         raise NotFusibleError(
             "the one convolution has weights that are not finite",
             found=f"largest magnitude: {np.abs(values).max():g}; {target.name} holds {largest:g}",
             hint="look for NaN or Inf in the branches, for variances next to zero, or use float32",
         )
-    tiny = (np.abs(seen) < smallest) & (values != 0)
+    if seen.min(initial=np.inf) >= smallest:
+        return rounded, 0  # the common case, in which nothing more has to be looked at
+    tiny = (seen < smallest) & (values != 0)
     rounded[tiny] = 0
     return rounded, int(np.count_nonzero(tiny))
 

@@ -31,9 +31,10 @@ from reparam.equivalence.records import DIFFERENT, EQUAL, UNDECIDABLE, BlockResu
 
 WHY = (
     "truth: the block as it was, in float64; its converted weights, in float64 too, may be off by "
-    f"{FACTOR:g} times the error of the block itself in float32 or with weights off by one rounding "
-    f"of it, and by gamma_k*B of folding in float32: k roundings ({BATCH_NORM_ROUNDINGS} a BatchNorm, 1 a convolution, 1), B the block "
-    "evaluated with absolute values, both for each channel"
+    f"{FACTOR:g} times the error of the block itself in float32 or with weights off by one "
+    "rounding of it, and by gamma_k*B of folding in float32: k roundings "
+    f"({BATCH_NORM_ROUNDINGS} a BatchNorm, 1 a convolution, 1), B the block evaluated with "
+    "absolute values, both for each channel"
 )
 
 _JITTERS = range(3)  # seeds of copies with weights off by one rounding
