@@ -6,7 +6,7 @@ exact enough and the square root is right to the last of them.
 
 from __future__ import annotations
 
-from decimal import Decimal, localcontext
+from decimal import Context, Decimal, localcontext
 from itertools import product
 
 import ml_dtypes
@@ -136,7 +136,7 @@ def exact_difference(block, weight, bias):
 @given(blocks())
 def test_it_is_an_upper_bound(drawn):
     block, dtype = drawn
-    with localcontext(prec=DIGITS):
+    with localcontext(Context(prec=DIGITS)):
         weight, bias = stored_of(block, dtype)
         off, bias_off = exact_difference(block, weight, bias)
         bounds = channel_bounds(block, fuse(block), weight, bias)
@@ -154,7 +154,7 @@ def test_it_is_an_upper_bound(drawn):
 def test_a_bound_of_a_wrong_weight_is_one_too(drawn):
     block, dtype = drawn
     rng = np.random.default_rng(1)
-    with localcontext(prec=DIGITS):
+    with localcontext(Context(prec=DIGITS)):
         weight, bias = stored_of(block, dtype)
         weight, bias = rng.permutation(weight.ravel()).reshape(weight.shape), bias[::-1].copy()
         off, bias_off = exact_difference(block, weight, bias)
@@ -173,7 +173,7 @@ def test_it_is_attained_by_the_signs_of_the_difference(alpha, groups, identity, 
     block = repvgg_block(np.random.default_rng(5), 6, groups, alpha, identity)
     weight, bias = stored_of(block, dtype)
     found = certify(block, weight, bias)
-    with localcontext(prec=DIGITS):
+    with localcontext(Context(prec=DIGITS)):
         exact_weight, exact_bias = exact_fusion(block, weight.shape)
         worst = 0.0
         for channel in range(len(weight)):
@@ -296,7 +296,7 @@ def test_composed_kernels_and_pooling():
     assert (bounds.c < 1e-10).all()
     pool = AvgPool.of(4, (3, 3), padding=1, count_include_pad=True)
     one = fuse(pool)
-    with localcontext(prec=DIGITS):
+    with localcontext(Context(prec=DIGITS)):
         off = sum(abs(v - 1 / Decimal(9)) for v in dec(one.weight[0]).ravel())
         assert 0 < off <= Decimal(certify(pool, one.weight, one.bias).c)
 
@@ -328,7 +328,7 @@ def test_a_wrong_bound_is_caught(name, monkeypatch):
     attribute, wrong = MUTATIONS[name]
     monkeypatch.setattr(module, attribute, wrong)
     broken = False
-    with localcontext(prec=DIGITS):
+    with localcontext(Context(prec=DIGITS)):
         for seed, dtype in product(range(8), DTYPES):
             block = repvgg_block(np.random.default_rng(seed), 3)
             weight, bias = stored_of(block, dtype)
