@@ -221,6 +221,7 @@ def test_child_falls_back_on_the_python_of_paddle(
     assert convert(*saved) == quick
 
 
+@needs_converter
 def test_child_whose_parent_is_gone_ends(saved: Static, tmp_path: Path) -> None:
     output = tmp_path / "model.onnx"
     done = subprocess.run(

@@ -16,6 +16,7 @@ from reparam.adapters.onnx_model import arrays_of, interface_of, op_counts
 from reparam.adapters.paddle_models import import_paddle, state_of
 from reparam.adapters.static_program import save_static
 from reparam.errors import ExportError
+from tests.converter import needs_converter
 
 paddle = import_paddle()
 
@@ -58,6 +59,7 @@ def test_parameters_are_named_by_their_keys(layer: Any, static: tuple[Path, Path
     assert not set(before.values()) & set(held)  # and the Layer's own names are as they were
 
 
+@needs_converter
 def test_tracing_as_written_gives_the_same_program(
     layer: Any, static: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -76,6 +78,7 @@ def test_only_weights_that_nothing_else_reads_become_inputs(
     assert kept == {key: state_of(layer)[key].tobytes() for key in kept}
 
 
+@needs_converter
 def test_the_graph_is_the_same_but_for_these(static: tuple[Path, Path], tmp_path: Path) -> None:
     heavy = lighten(static, target(tmp_path), light=8)
     whole, light = convert(*static), convert(*target(tmp_path))
