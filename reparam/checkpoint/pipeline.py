@@ -92,7 +92,7 @@ def fuse(
             hint="reparam export CHECKPOINT --onnx fuses and exports in one go",
         )
     target = target_of(source, None if output is None else Path(output), format)
-    kind = format_of(target)
+    format_of(target)  # a name without a format is refused before anything is read
     check_input(source)
     if not dry_run:
         check_outputs(source, target, force)
@@ -104,6 +104,12 @@ def fuse(
         for _ in fusing:
             checkpoint.forget_pages()
         return Fusion(source, checkpoint.sha256, None, "", _reported(fusing, checkpoint))
+    return _written(fusing, checkpoint, target, force)
+
+
+def _written(fusing: Fusing, checkpoint: Checkpoint, target: Path, force: bool) -> Fusion:
+    """Fuse while writing the deploy form, then its manifest; both appear, or neither."""
+    kind = format_of(target)
     with whole_group(target, manifest_path(target), force=force) as (weights, note):
         sha256 = write_arrays(
             weights,
@@ -115,7 +121,7 @@ def fuse(
         report = _reported(fusing, checkpoint)
         text = manifest_of(checkpoint, target, sha256, report, tool_version())
         note.write_text(text, encoding="utf-8")
-    return Fusion(source, checkpoint.sha256, target, sha256, report)
+    return Fusion(checkpoint.path, checkpoint.sha256, target, sha256, report)
 
 
 def _reported(fusing: Fusing, checkpoint: Checkpoint) -> FusionReport:

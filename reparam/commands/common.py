@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from reparam.version import tool_version
 
 __all__ = [  # with what commands take from here though it has files of its own
     "epsilon_option", "force_option", "is_checkpoint", "json_option", "prefix_option",
-    "print_error", "print_json", "progress", "settings_option", "size_of", "sizes_of", "stdout",
-    "table", "tell_unused", "the_checkpoint",
+    "print_error", "print_fusion", "print_json", "progress", "settings_option", "size_of",
+    "sizes_of", "stdout", "table", "tell_unused", "the_checkpoint",
 ]  # fmt: skip
 
 _CHECKPOINTS = (".pdparams", ".pdema", ".safetensors")
@@ -71,6 +71,24 @@ def tell_unused(names: Iterable[str], why: str) -> list[str]:
     for notice in notices:
         click.echo(f"note: {notice}", err=True)
     return notices
+
+
+def print_fusion(result: Any, verdict: str, notices: Sequence[str]) -> None:
+    """Print the JSON object of ``fuse --json``.
+
+    Args:
+        result: a fusion, by the names of a checkpoint or by the methods of a network.
+        notices: of the command line, beside those in its report.
+    """
+    fields = {
+        "source": result.source,
+        "source_sha256": result.source_sha256,
+        "output": result.output,
+        "sha256": result.sha256,
+        **result.report.to_json(),
+    }
+    fields["notices"] = [*fields["notices"], *notices]
+    print_json("fuse", verdict, fields)
 
 
 def _plain(value: Any) -> Any:

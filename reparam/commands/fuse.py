@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,7 @@ from reparam.commands.common import (
     force_option,
     json_option,
     prefix_option,
-    print_json,
+    print_fusion,
     progress,
     size_of,
     stdout,
@@ -92,53 +92,25 @@ def command(
     Needs no model code and no paddle. The input is not changed; everything outside blocks goes
     over bit for bit. A manifest beside the output says what was done.
     """
-    size = size_of(input_size)
     path = the_checkpoint(checkpoint)
     chosen = choice.of(path, prefix=prefix)
+    options: dict[str, Any] = {
+        "prefix": prefix, "skip": skip, "format": kind,
+        "strict": strict, "force": force, "dry_run": dry_run,
+    }  # fmt: skip
     if chosen.own is not None:
         from reparam.commands.own_network import fuse_own  # with everything that runs networks
 
-        unused = tell_unused(("fold_bn",), WITHOUT_EFFECT)
-        fuse_own(
-            path,
-            chosen.own,
-            output,
-            as_json=as_json,
-            notices=(*chosen.notices, *unused),
-            prefix=prefix,
-            input_size=size,
-            skip=skip,
-            format=kind,
-            strict=strict,
-            force=force,
-            dry_run=dry_run,
-        )
+        notices = [*chosen.notices, *tell_unused(("fold_bn",), WITHOUT_EFFECT)]
+        size = size_of(input_size)
+        fuse_own(path, chosen.own, output, as_json, notices, input_size=size, **options)
         return
     why = "blocks are fused from their names and arrays"
     notices = [*chosen.notices, *tell_unused(("settings", "input_size"), why)]
     with progress(f"fusing {path}"):
-        result = fuse(
-            path,
-            output,
-            epsilon=epsilon,
-            prefix=prefix,
-            fold_bn=fold_bn,
-            skip=skip,
-            format=kind,
-            strict=strict,
-            force=force,
-            dry_run=dry_run,
-        )
+        result = fuse(path, output, epsilon=epsilon, fold_bn=fold_bn, **options)
     if as_json:
-        fields = {
-            "source": result.source,
-            "source_sha256": result.source_sha256,
-            "output": result.output,
-            "sha256": result.sha256,
-        }
-        report = result.report.to_json()
-        report["notices"] = [*report["notices"], *notices]
-        print_json("fuse", _verdict(result), {**fields, **report})
+        print_fusion(result, _verdict(result), notices)
     else:
         _print(result)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reparam.adapters.foreign_models import ForeignModel
-from reparam.commands.common import print_json, progress, stdout, table
+from reparam.commands.common import print_fusion, progress, stdout, table
 from reparam.exporter.layer_fusing import LayerFusion, LayerReport, fuse_layers
 
 _LISTED = 8  # blocks in the table; what is printed does not grow with the network
@@ -17,7 +17,6 @@ def fuse_own(
     checkpoint: Path,
     model: ForeignModel,
     output: Path | None,
-    *,
     as_json: bool,
     notices: Sequence[str],
     **options: Any,
@@ -31,15 +30,7 @@ def fuse_own(
     with progress(f"converting {checkpoint} by the methods of {model.spec}"):
         result = fuse_layers(checkpoint, model, output, **options)
     if as_json:
-        fields = {
-            "source": result.source,
-            "source_sha256": result.source_sha256,
-            "output": result.output,
-            "sha256": result.sha256,
-        }
-        report = result.report.to_json()
-        report["notices"] = [*report["notices"], *notices]
-        print_json("fuse", _verdict(result.report), {**fields, **report})
+        print_fusion(result, _verdict(result.report), notices)
     else:
         _print(result)
 

@@ -119,7 +119,7 @@ def _accepted(block: Any, call: Call) -> tuple[dict[str, Call], dict[str, list[A
         try:
             return inputs, _outputs(block, inputs)
         except Exception:  # noqa: BLE001, S112 - foreign code may raise anything
-            continue
+            continue  # a size that it does not take; if the last, its own, fails too, that is told
     inputs = dict(_probes(call, None))
     return inputs, _outputs(block, inputs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,14 +49,7 @@ def make_paddle(
     shutil.copyfile(static[1], parameters)
     held = check_parameters(program, parameters, network.exported)
     predictor = open_predictor(program, parameters)
-    outputs = [
-        Tensor(name, _named(shape, options), dtype) for name, shape, dtype in outputs_in(program)
-    ]
-    found = predictor.get_output_names()
-    if found != [output.name for output in outputs]:
-        raise ExportError(
-            "the exported program is not the network", found=f"outputs {', '.join(found)}"
-        )
+    outputs = _outputs(program, predictor, options)
     if probes is None:
         plain = replace(options, precision=FLOAT32)
         probes = probes_of(network, plain, takes_small_probes(network, options))
@@ -76,9 +69,28 @@ def make_paddle(
         parameters=(options.paddle or program).with_suffix(".pdiparams"),
         file_bytes=program.stat().st_size + parameters.stat().st_size,
         input=Tensor(network.input_name, _named(shape, options), FLOAT32),
-        outputs=tuple(outputs),
+        outputs=outputs,
         worst=worst,
     )
+    return _told(network, made, held)
+
+
+def _outputs(program: Path, predictor: Any, options: Options) -> tuple[Tensor, ...]:
+    """Return the outputs that the program names, which are those that the predictor gives."""
+    outputs = tuple(
+        Tensor(name, _named(shape, options), dtype) for name, shape, dtype in outputs_in(program)
+    )
+    found = predictor.get_output_names()
+    if found != [output.name for output in outputs]:
+        raise ExportError(
+            "the exported program is not the network", found=f"outputs {', '.join(found)}"
+        )
+    return outputs
+
+
+def _told(network: Network, made: PaddleFiles, held: Collection[str]) -> dict[str, Any]:
+    """Return the fields of a report, those of an ONNX file empty; ``held`` are the parameters."""
+    state = state_of(network.exported)
     return {
         "paddle": made,
         "file_bytes": 0,
@@ -89,11 +101,11 @@ def make_paddle(
         "outputs": made.outputs,
         "opset": None,
         "ir_version": None,
-        "parameters": sum(a.size for key, a in state_of(network.exported).items() if key in held),
+        "parameters": sum(array.size for key, array in state.items() if key in held),
         "ops_before": {},
         "ops_after": {},
         "repairs": {},
-        "worst": worst,
+        "worst": made.worst,
     }
 
 

@@ -13,24 +13,9 @@ import numpy as np
 import onnx
 import pytest
 
-from reparam.__main__ import main
 from reparam.adapters import converter
 from tests.converter import needs_converter
 from tests.weights import repvgg_arrays, write
-
-
-@pytest.fixture
-def run(capsys):
-    """Return a function that runs the command line: (exit code, stdout, stderr)."""
-
-    def call(*arguments) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(caught.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

@@ -12,26 +12,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from reparam.__main__ import main
 from tests.converter import needs_converter
 from tests.weights import cspresnet_arrays, repvgg_arrays, write
 
 COMMANDS = ("inspect", "fuse", "verify", "export", "bench")
 QAT = {"stage0.rbr_reparam.weight_quanter._scale": np.ones(1, np.float32)}
-
-
-@pytest.fixture
-def run(capsys):
-    """Return a function that runs the command line: (exit code, stdout, stderr)."""
-
-    def call(*arguments) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(caught.value.code or 0), out, err
-
-    return call
 
 
 def dump(path, value):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from reparam.__main__ import main
 from tests.converter import needs_converter
 from tests.own_network import weights
 from tests.weights import cspresnet_arrays, repvgg_arrays, write
@@ -34,20 +33,6 @@ norm_type: sync_bn
 TrainReader: {sample_transforms: [!Decode {}, !RandomCrop {}]}
 TestReader: {inputs_def: {image_shape: [3, 32, 48]}}
 """
-
-
-@pytest.fixture
-def run(capsys):
-    """Return a function that runs the command line: (exit code, stdout, stderr)."""
-
-    def call(*arguments) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(caught.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import click
 import pytest
 from rich.console import Console
 
-from reparam.__main__ import cli, main
+from reparam.__main__ import cli
 from reparam.commands import progress as progress_module
 from reparam.commands.progress import progress
 from reparam.commands.tables import stdout, table
@@ -31,18 +31,6 @@ def context_of(*words: str) -> click.Context:
     _, command, rest = cli.resolve_command(group, list(words))
     assert command is not None
     return command.make_context(words[0], rest, parent=group)
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(caught.value.code or 0), out, err
-
-    return call
 
 
 class TestHelp:

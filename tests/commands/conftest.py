@@ -1,0 +1,21 @@
+"""What the tests of commands share."""
+
+from __future__ import annotations
+
+import pytest
+
+from reparam.__main__ import main
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs the command line: (exit code, stdout, stderr)."""
+
+    def call(*arguments) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(caught.value.code or 0), out, err
+
+    return call
