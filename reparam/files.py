@@ -77,14 +77,15 @@ def whole_files(paths: Sequence[Path], force: bool = False) -> Iterator[list[Pat
 
     The paths that are yielded have the same names, in hidden folders beside the files, so that
     files may refer to each other by name. A file that the block does not write is left out. A
-    killed process leaves such a folder; the next output there clears it away.
+    killed process leaves such a folder; the next output there clears it away. Errors speak of the
+    last of the files, which is the one that names the others.
 
     Raises:
         OutputError: as :func:`whole_file`.
     """
     targets = [_real(path, force) for path in paths]
     drafts: list[Draft] = []
-    with _told(paths[0], drafts), ExitStack() as stack:
+    with _told(paths[-1], drafts), ExitStack() as stack:
         folders: dict[Path, Path] = {}
         for path, target in zip(paths, targets, strict=True):
             parent = target.parent
