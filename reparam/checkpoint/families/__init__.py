@@ -6,13 +6,17 @@ records and knows no family by name.
 
 from __future__ import annotations
 
-from reparam.checkpoint.families import repvgg
+from reparam.checkpoint.families import lcnet, mobileone, repvgg
 from reparam.checkpoint.families.family import Choice, Epsilon, Family
 from reparam.checkpoint.families.terms import ODD, Chain, Kernel, Norm
 
 __all__ = ["CONV_BN", "FAMILIES", "Choice", "Epsilon", "Family"]
 
-FAMILIES: tuple[Family, ...] = (*repvgg.FAMILIES,)
+FAMILIES: tuple[Family, ...] = (
+    *repvgg.FAMILIES,
+    *mobileone.FAMILIES,
+    *lcnet.FAMILIES,
+)
 
 CONV_BN = Family(
     name="conv-bn",
