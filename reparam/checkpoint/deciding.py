@@ -105,10 +105,14 @@ class _Deciding:
         self.given_up.update(keys)
 
     def largest(self, matches: Iterable[BlockMatch]) -> list[BlockMatch]:
-        """Return, of the matches that share keys, the one that explains the most."""
+        """Return, of the matches that share keys, the one that explains the most.
 
-        def rank(match: BlockMatch) -> tuple[bool, int]:
-            return (match.family not in self.chosen, -len(match.branch_keys))
+        Of two that explain the same, the one of the outer module: it knows more of the names.
+        """
+
+        def rank(match: BlockMatch) -> tuple[bool, int, int]:
+            keys = len(match.branch_keys)
+            return (match.family not in self.chosen, -keys, match.prefix.count("."))
 
         owner: dict[str, BlockMatch] = {}
         blocks: dict[BlockMatch, None] = {}

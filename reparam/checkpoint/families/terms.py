@@ -2,7 +2,7 @@
 
 A family is a tree of these terms. Names are relative to the block; ``{i}`` in a name counts, any
 other name in braces is a number that the name tells (``dil_conv_k{k}_{r}``). The same terms with
-full names, every ``Each`` and ``Maybe`` resolved, are what a block in a checkpoint is matched to.
+full names, every ``Each``, ``Either`` and ``Maybe`` resolved, are what a block in a checkpoint is matched to.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ class Kernel:
         bias: whether it has one: ``maybe``, ``always`` or ``never``.
         dilation: a number, or the name in braces that tells it.
         depthwise: one group for each input channel; else as many groups as the block has.
+        expands: a depthwise one that makes several channels of each.
+        planes: stored without the axis of the inputs: one window for each channel that comes
+            in, (C, KH, KW), or one for all of them, (KH, KW).
         weight_key, bias_key: in place of the names above.
         linear: a fully connected layer, a weight of two axes: (O, I) in PyTorch's spelling and
             (I, O) in Paddle's.
@@ -42,6 +45,8 @@ class Kernel:
     bias: str = MAYBE
     dilation: int | str = 1
     depthwise: bool = False
+    expands: bool = False
+    planes: bool = False
     weight_key: str = ""
     bias_key: str = ""
     label: str = ""
@@ -107,10 +112,17 @@ class Input:
 
 @dataclass(frozen=True)
 class Mean:
-    """Average pooling with stride 1 in which padding counts, its window that of a stored kernel."""
+    """Average pooling with stride 1, its window that of a stored kernel.
+
+    Args:
+        like: key of that kernel.
+        exclusive: the spelling of the projects whose pooling leaves padding out of the mean, so
+            that it is a convolution only where nothing is padded; empty where padding counts.
+    """
 
     like: str
     label: str = "average"
+    exclusive: str = ""
 
 
 @dataclass(frozen=True, init=False)
@@ -152,6 +164,20 @@ class Maybe:
         return label_of(self.term)
 
 
+@dataclass(frozen=True, init=False)
+class Either:
+    """The first of several parts of which any array is there; the first of all if none is."""
+
+    terms: tuple[Term, ...]
+
+    def __init__(self, *terms: Term) -> None:
+        object.__setattr__(self, "terms", terms)
+
+    @property
+    def label(self) -> str:
+        return label_of(self.terms[0])
+
+
 @dataclass(frozen=True)
 class Each:
     """One branch for each number, or numbers, that the names hold in place of those in braces.
@@ -168,7 +194,7 @@ class Each:
         return label_of(self.term)
 
 
-Term: TypeAlias = "Kernel | Norm | Scale | Input | Mean | Chain | Sum | Maybe | Each"
+Term: TypeAlias = "Kernel | Norm | Scale | Input | Mean | Chain | Sum | Maybe | Either | Each"
 Leaf: TypeAlias = "Kernel | Norm | Scale | Input | Mean"
 
 
@@ -197,10 +223,18 @@ def conv_norm(
     )
 
 
+def array(key: str, size: str | tuple[int, ...] = WIDE, *, planes: bool = False) -> Kernel:
+    """Return the term of a convolution without bias whose weight is stored at ``key`` itself."""
+    return Kernel(key, size, bias=NEVER, weight_key=key, planes=planes)
+
+
 def leaves(term: Term) -> Iterator[Leaf]:
     """Yield the operators of a term, in the order in which they are written."""
     if isinstance(term, Chain | Sum):
         for part in term.parts if isinstance(term, Chain) else term.branches:
+            yield from leaves(part)
+    elif isinstance(term, Either):
+        for part in term.terms:
             yield from leaves(part)
     elif isinstance(term, Maybe | Each):
         yield from leaves(term.term)
@@ -216,5 +250,5 @@ def required_leaves(term: Term) -> Iterator[Leaf]:
     elif isinstance(term, Each):
         if term.least:
             yield from required_leaves(term.term)
-    elif not isinstance(term, Maybe):
+    elif not isinstance(term, Maybe | Either):
         yield term
