@@ -53,7 +53,7 @@ class Decision:
 
     blocks: list[BlockMatch] = field(default_factory=list)
     doubts: dict[str, str] = field(default_factory=dict)
-    spared: list[str] = field(default_factory=list)
+    spared: dict[str, str] = field(default_factory=dict)
 
 
 def decide(
@@ -101,7 +101,7 @@ class _Deciding:
         """Raise, unless the block is to be left as it is."""
         if not self.spared(where):
             raise error
-        self.decision.spared.append(where)
+        self.decision.spared[where] = f"{error.what}: {error.found}" if error.found else error.what
         self.given_up.update(keys)
 
     def largest(self, matches: Iterable[BlockMatch]) -> list[BlockMatch]:
@@ -117,7 +117,7 @@ class _Deciding:
             if rival is None:
                 blocks[match] = None
                 owner.update(dict.fromkeys(match.branch_keys, match))
-            elif rank(rival) == rank(match) and rival in blocks:
+            elif _same_keys(match, rival) and rank(rival) == rank(match) and rival in blocks:
                 self.refuse(match.where, match.branch_keys, _ambiguous(match, rival))
                 del blocks[rival]
         return list(blocks)
@@ -140,6 +140,10 @@ class _Deciding:
                 taken |= self.given_up
             elif not one.windows:
                 self.decision.doubts[where] = f"named like a {one.family.name}, but {one.problem}"
+
+
+def _same_keys(match: BlockMatch, rival: BlockMatch) -> bool:
+    return set(match.branch_keys) == set(rival.branch_keys)
 
 
 def _unexplained(match: BlockMatch, names: Names, taken: set[str]) -> list[str]:

@@ -112,7 +112,7 @@ def verify_layers(
             stages = [truth.compare_blocks(conversion.layer, paths)]
             stages += _network(truth, conversion.layer, probing, stages)
             return _verification(first, IN_MEMORY, "", model, stages)
-        source, _ = source_of(first)
+        source, *_ = source_of(first)
         first, second = load_checkpoint(source, prefix=wanted_of(first)), first
         truth = LayerTruth(first.arrays, model, truth.size)
     elif Path(candidate).suffix == ".onnx":
