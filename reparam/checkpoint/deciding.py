@@ -84,6 +84,9 @@ class _Deciding:
         taken = {key for match in blocks for key in match.branch_keys}
         for match in blocks:
             chosen = match.family in self.chosen
+            if match.geometry.fused > match.geometry.stored:
+                self.decision.doubts[match.where] = _costs_more(match)
+                continue
             extra = [] if chosen else _unexplained(match, self.names, taken)
             if not extra:
                 self.decision.blocks.append(match)
@@ -157,6 +160,14 @@ def _unexplained(match: BlockMatch, names: Names, taken: set[str]) -> list[str]:
         if match.prefix + name not in taken
         and match.prefix + name not in deploy
         and not any(name == word or name.startswith(f"{word}.") for word in known)
+    )
+
+
+def _costs_more(match: BlockMatch) -> str:
+    geometry = match.geometry
+    return (
+        f"as one convolution this {match.family.name} would cost more: {geometry.fused:,} MACs for "
+        f"each output position instead of {geometry.stored:,}"
     )
 
 

@@ -12,7 +12,7 @@ from reparam.checkpoint import matching as matching_module
 from reparam.checkpoint.blocks import find_blocks
 from reparam.checkpoint.families import CONV_BN, FAMILIES, Choice, Epsilon, Family
 from reparam.checkpoint.families import repvgg as repvgg_records
-from reparam.checkpoint.families.terms import POINT, Chain, Norm, Sum, conv_norm
+from reparam.checkpoint.families.terms import POINT, Chain, Kernel, Norm, Sum, conv_norm
 from reparam.checkpoint.plan import families_named, plan_of
 from reparam.errors import CheckpointError
 from tests.checkpoint.test_fusing import block_arrays
@@ -199,3 +199,14 @@ def test_inspecting_tells_of_a_damaged_block():
     found = find_blocks(shapes_of(arrays), spared=lambda _: True)
     assert [where for where, _ in found.spared] == ["b"]
     assert "'b.rbr_conv.1.conv.weight' is missing" in found.spared[0][1]
+
+
+def test_what_would_cost_more_as_one_convolution_is_left(monkeypatch):
+    chain = Chain(Kernel("row", (1, 7)), Kernel("column", (7, 1)))
+    epsilon = Epsilon.of(0.0, "none")
+    family = Family("Chain", chain, "fused", epsilon, anchors=("row", "column"))
+    known(monkeypatch, family)
+    shapes = {"b.row.weight": (1, 1, 1, 7), "b.column.weight": (1, 1, 7, 1)}
+    found = find_blocks(shapes)
+    assert not found.blocks
+    assert "49 MACs for each output position instead of 14" in dict(found.doubts)["b"]
