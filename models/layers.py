@@ -5,7 +5,7 @@ State dicts have the keys of PaddleDetection 2.6. Shapes are N, C, H, W.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
@@ -78,10 +78,11 @@ class ConvBNLayer(Layer):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 3,
+        kernel_size: int | Sequence[int] = 3,
         *,
-        stride: int = 1,
-        padding: int = 0,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         act: Activation = None,
         epsilon: float = EPSILON,
@@ -93,6 +94,7 @@ class ConvBNLayer(Layer):
             kernel_size,
             stride=stride,
             padding=padding,
+            dilation=dilation,
             groups=groups,
             bias_attr=False,
         )
