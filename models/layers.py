@@ -15,8 +15,9 @@ from reparam.models.blocks import (
     ReparamBlock,
     batch_norm_of,
     conv2d_from,
-    conv_of,
+    dtype_of,
     float64,
+    linear_part,
 )
 from reparam.models.layout import EPSILON
 from reparam.models.paddle_api import Layer, paddle
@@ -114,7 +115,7 @@ class ConvBNLayer(Layer):
 
     def as_block(self) -> Block:
         """Return the linear part as it stands, with running statistics."""
-        conv = conv_of(self.conv)
+        conv = linear_part(self.conv)
         return conv if self.folded else Sequential(conv, batch_norm_of(self.bn))
 
     def fold_batch_norm(self) -> None:
@@ -124,7 +125,7 @@ class ConvBNLayer(Layer):
             NotFusibleError: a value does not fit the dtype; the layer is left as it was.
         """
         if not self.folded:
-            conv = conv2d_from(fuse(self.as_block()), self.conv.weight.dtype)
+            conv = conv2d_from(fuse(self.as_block()), dtype_of(self.conv))
             self.conv = conv
             del self.bn
 
