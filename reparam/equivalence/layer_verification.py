@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from reparam.adapters.foreign_layers import block_paths, convert, shapes_of
+from reparam.adapters.foreign_layers import convert, shapes_of
+from reparam.adapters.foreign_methods import block_paths
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.foreign_running import Fed
 from reparam.adapters.paddle_models import as_float32, in_float64, run_layer
@@ -17,7 +18,7 @@ from reparam.checkpoint.fusing import listing
 from reparam.checkpoint.manifest import source_of, wanted_of
 from reparam.equivalence import networks
 from reparam.equivalence.carried import WHY as CARRIED
-from reparam.equivalence.layer_blocks import compare_layer_blocks
+from reparam.equivalence.layer_proving import compare_layer_blocks, prove
 from reparam.equivalence.loading import candidate_of
 from reparam.equivalence.probes import DEFAULT_SIZES, Probing, network_probes, probes
 from reparam.equivalence.records import DIFFERENT, EQUAL, Stage, Verification, verdict_of
@@ -106,11 +107,10 @@ def verify_layers(
     truth = LayerTruth(first.arrays, model, probing.sizes[0])
     _need_channels(truth, probing)
     if candidate is None:
-        conversion = convert(truth.layer.network)
-        if conversion.converted:
-            paths = ["" if done.where == "(root)" else done.where for done in conversion.converted]
-            stages = [truth.compare_blocks(conversion.layer, paths)]
-            stages += _network(truth, conversion.layer, probing, stages)
+        proved = prove(truth.layer, truth.image)
+        if proved.stage.blocks:
+            stages = [proved.stage]
+            stages += _network(truth, proved.conversion.layer, probing, stages)
             return _verification(first, IN_MEMORY, "", model, stages)
         source, _ = source_of(first)
         first, second = load_checkpoint(source, prefix=wanted_of(first)), first

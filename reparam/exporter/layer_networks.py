@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reparam.adapters.foreign_layers import block_paths, convert
+from reparam.adapters.foreign_layers import convert
+from reparam.adapters.foreign_methods import block_paths
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.checkpoint import Checkpoint
 from reparam.checkpoint.fusing import need_finite
 from reparam.equivalence.layer_verification import LayerTruth
-from reparam.exporter.layer_fusing import convert_proved
+from reparam.exporter.layer_fusing import convert_proved, notices_of
 from reparam.exporter.networks import CLASSIFIER_SIZE, Network, source_notices
 
 
@@ -39,13 +40,15 @@ def network_of_model(
     truth = LayerTruth(checkpoint.arrays, model, size)
     layer, blocks = truth.layer.network, block_paths(truth.layer.network)
     notices = source_notices(checkpoint)
-    conversion, _, left = convert_proved(truth, skip)
+    proved = convert_proved(truth, skip)
+    conversion, left = proved.conversion, proved.left
     converted = [done.where for done in conversion.converted]
     fused = [path for path in blocks if path not in converted] if not fuse else blocks
     fused = [path for path in fused if path not in {one.where for one in left}]
     if fuse:
         layer = conversion.layer
         notices += [f"left as it is: {one.where}: {one.reason}" for one in left]
+        notices += [*proved.notices, *notices_of(conversion.converted)]
     form = "deploy" if not converted else "mixed" if conversion.already else "train-time"
     return Network(
         name=model.spec,

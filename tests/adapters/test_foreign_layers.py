@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from reparam.adapters.foreign_layers import (
-    block_paths,
     convert,
     copy_of,
     input_channels,
     load_in_its_form,
     shapes_of,
-    sublayer,
 )
+from reparam.adapters.foreign_methods import block_paths, sublayer
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.foreign_running import Call, calls_of, feed, run_block
 from reparam.adapters.paddle_models import import_paddle, state_of
