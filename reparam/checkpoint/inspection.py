@@ -120,7 +120,10 @@ def _blocks(
     forms = [BlockForm(m.where, m.family.name, "train-time") for m in found.blocks]
     whole = known.deployed if known is not None else [where for where, _ in found.deployed]
     families = dict(found.deployed)
-    forms += [BlockForm(where, families[where].name, "deploy") for where in whole]
+    forms += [
+        BlockForm(where, families[where].name if where in families else known.name, "deploy")
+        for where in whole
+    ]
     doubts = tuple(f"{where}: {reason}" for where, reason in found.doubts)
     order = {where: place for place, where in enumerate(known.blocks)} if known else {}
     return tuple(sorted(forms, key=lambda b: order.get(b.where, 0))), doubts

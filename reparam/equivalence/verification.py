@@ -134,7 +134,7 @@ def _verification(
     first: Checkpoint, candidate: str, sha256: str, probing: Probing, stages: tuple[Stage, ...]
 ) -> Verification:
     found = recognise(first.shapes)
-    values = {match.family.epsilon for match in find_blocks(first.shapes).blocks}
+    values = {match.epsilon for match in find_blocks(first.shapes).blocks}
     family = values.pop() if len(values) == 1 else None
     return Verification(
         original=str(first.path),
