@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
+from reparam.adapters.foreign_parts import fingerprint, is_inside, outermost, sublayer
 from reparam.adapters.paddle_models import import_paddle
 
 PLAIN = (
@@ -54,49 +51,23 @@ def block_paths(layer: Any) -> list[str]:
     return [path for path, part in parts if method_of(part) is not None]
 
 
-def sublayer(layer: Any, path: str) -> Any:
-    """Return the sublayer at a dotted path, the Layer itself for the empty one; None if absent."""
-    for name in path.split(".") if path else ():
-        layer = None if layer is None else layer._sub_layers.get(name)
-    return layer
+def changed_inside(block: Any, other: Any) -> list[str]:
+    """Return the outermost blocks inside a block that a conversion changed, if that was all.
 
-
-def put(network: Any, old: Any, new: Any) -> Any:
-    """Put one Layer in the place of another, wherever that stands; return the network."""
-    if network is old:
-        return new
-    for part in network.sublayers(include_self=True):
-        for name, child in part._sub_layers.items():
-            if child is old:
-                part._sub_layers[name] = new
-    return network
-
-
-def places_of(network: Any, block: Any, path: str = "") -> Iterator[str]:
-    """Yield every path at which one Layer stands; a Layer may be used in several places."""
-    if network is block:
-        yield path
-    for name, child in network._sub_layers.items():
-        if child is not None:
-            yield from places_of(child, block, f"{path}.{name}" if path else name)
-
-
-def fingerprint(layer: Any) -> dict[tuple[str, ...], Any]:
-    """Return what a method can change of a Layer: its arrays, its parts and their plain settings.
-
-    Whether it is in training mode does not count.
+    Args:
+        block: before it.
+        other: after it.
     """
-    found: dict[tuple[str, ...], Any] = {}
-    for key, tensor in layer.state_dict().items():
-        values = np.ascontiguousarray(tensor.numpy())
-        found["array", key] = (values.shape, hashlib.blake2b(values).digest())
-    for path, part in layer.named_sublayers(include_self=True):
-        found["part", path] = type(part)
-        for name, value in vars(part).items():
-            told = value is None or isinstance(value, (bool, int, float, str))
-            if told and not name.startswith("_") and name != "training":
-                found["setting", path, name] = value
-    return found
+    before, after = fingerprint(block), fingerprint(other)
+    paths = [path for path in block_paths(block) if path and sublayer(other, path) is not None]
+    found = outermost([
+        path
+        for path in paths
+        if fingerprint(sublayer(block, path)) != fingerprint(sublayer(other, path))
+    ])  # fmt: skip
+    changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    beside = [name[1] for name in changed if name[0] != "setting" and not is_inside(name[1], found)]
+    return [] if beside else found
 
 
 def _needed(block: Any, name: str) -> list[str] | None:

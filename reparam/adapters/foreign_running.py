@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from reparam.adapters.foreign_import import first_line, stdout_as_stderr
-from reparam.adapters.foreign_layers import copy_of
-from reparam.adapters.foreign_methods import sublayer
+from reparam.adapters.foreign_parts import copy_of, sublayer
 from reparam.adapters.paddle_models import Array, import_paddle, in_float64
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.errors import UnsupportedModelError

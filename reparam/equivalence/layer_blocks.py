@@ -14,7 +14,7 @@ import numpy as np
 from reparam.adapters.closeness import FACTOR
 from reparam.adapters.closeness import UNDECIDABLE as WEAKEST
 from reparam.adapters.foreign_import import first_line
-from reparam.adapters.foreign_layers import copy_of
+from reparam.adapters.foreign_parts import copy_of
 from reparam.adapters.foreign_running import (
     Call,
     absolute,
@@ -92,9 +92,9 @@ def compare_block(where: str, block: Any, other: Any, call: Call | None) -> Bloc
         terms = run_block(bounding, _absolute_call(probe), "float64")
         results.append(_judge(where, name, truths[name], references, found, terms, roundings))
         scale = max((np.abs(y).max(initial=0) for y in truths[name]), default=0.0)
-        seen.append(results[-1].bound / scale if scale else np.inf)
+        seen += [results[-1].bound / scale] if scale else []
     worst = max(results, key=_share)
-    if worst.verdict == EQUAL and min(seen) > WEAKEST:
+    if worst.verdict == EQUAL and seen and min(seen) > WEAKEST:
         return _undecidable(where, f"rounding alone may move {min(seen):.2g} of {TOO_LOOSE}")
     return worst
 

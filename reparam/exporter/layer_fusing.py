@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from reparam.adapters.foreign_layers import Converted
 from reparam.adapters.foreign_methods import block_paths
 from reparam.adapters.foreign_models import ForeignModel
+from reparam.adapters.foreign_trials import Converted
 from reparam.adapters.paddle_models import Array
 from reparam.checkpoint import Checkpoint, Left, load_checkpoint
 from reparam.checkpoint.files import format_of, write_arrays
@@ -27,8 +27,6 @@ from reparam.errors import NotEquivalentError, NotFusibleError, UnsupportedModel
 from reparam.exporter.networks import source_notices
 from reparam.files import whole_group
 from reparam.version import tool_version
-
-REPARAM = "reparam"
 
 
 @dataclass(frozen=True)
@@ -195,26 +193,8 @@ def _converted(
         left=proved.left,
         carried=0,
         network=network,
-        notices=(*notices, *proved.notices, *notices_of(conversion.converted)),
+        notices=(*notices, *proved.notices),
     )
-
-
-def notices_of(converted: Sequence[Converted]) -> list[str]:
-    """Say which methods were not used, and which classes cannot run what a file holds."""
-    notices = []
-    replaced = [done for done in converted if done.by == REPARAM and done.runs]
-    broken = [done for done in converted if not done.runs]
-    for blocks, told in (
-        (replaced, "fused by reparam instead, which was proved; the method is that of"),
-        (broken, "the file holds the right weights, fused and proved by reparam, but another "
-                 "function comes out when they are run by"),
-    ):  # fmt: skip
-        if blocks:
-            first = blocks[0]
-            count = f" ({len(blocks)} blocks in all)" if len(blocks) > 1 else ""
-            kinds = ", ".join(dict.fromkeys(done.kind for done in blocks))
-            notices.append(f"'{first.where}'{count}: {first.problem}; {told} {kinds}")
-    return notices
 
 
 def _refusal(wrong: Sequence[Wrong], others: int) -> NotEquivalentError:
@@ -222,12 +202,11 @@ def _refusal(wrong: Sequence[Wrong], others: int) -> NotEquivalentError:
     trial, result = first.trial, first.result
     total = others + len(wrong)
     more = f"; {len(wrong)} of {total} blocks differ" if len(wrong) > 1 else ""
-    known = f"; nor is it a {first.families}, whose names it has" if first.families else ""
     return NotEquivalentError(
         f"{trial.method}() makes another function of block '{trial.where}'",
         found=f"{result.reason}{more}",
-        why=f"the method is that of {trial.kind}; what it stores is not what the block "
-        f"computes{known}",
+        why=f"the method is that of {trial.kind}; what it stores is not what the block computes, "
+        f"and {first.reason}",
         hint=f"--skip {trial.where} leaves that block as it is",
     )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reparam.adapters.foreign_layers import convert
+from reparam.adapters.foreign_converting import tried_blocks
 from reparam.adapters.foreign_methods import block_paths
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.checkpoint import Checkpoint
 from reparam.checkpoint.fusing import need_finite
 from reparam.equivalence.layer_verification import LayerTruth
-from reparam.exporter.layer_fusing import convert_proved, notices_of
+from reparam.exporter.layer_fusing import convert_proved
 from reparam.exporter.networks import CLASSIFIER_SIZE, Network, source_notices
 
 
@@ -48,7 +48,7 @@ def network_of_model(
     if fuse:
         layer = conversion.layer
         notices += [f"left as it is: {one.where}: {one.reason}" for one in left]
-        notices += [*proved.notices, *notices_of(conversion.converted)]
+        notices += proved.notices
     form = "deploy" if not converted else "mixed" if conversion.already else "train-time"
     return Network(
         name=model.spec,
@@ -74,4 +74,4 @@ def has_branches(checkpoint: Checkpoint, model: ForeignModel) -> bool:
     Raises:
         UnsupportedModelError, CheckpointError, NotFusibleError: as :func:`network_of_model`.
     """
-    return bool(convert(model.layer_of(checkpoint.arrays)).converted)
+    return bool(tried_blocks(model.layer_of(checkpoint.arrays)))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reparam.adapters.foreign_layers import convert
+from reparam.adapters.foreign_converting import convert
 from reparam.adapters.foreign_running import feed
 from reparam.adapters.paddle_models import import_paddle
 from reparam.equivalence.layer_blocks import NOT_REACHED
