@@ -53,7 +53,7 @@ class Decision:
 
     blocks: list[BlockMatch] = field(default_factory=list)
     doubts: dict[str, str] = field(default_factory=dict)
-    spared: list[str] = field(default_factory=list)
+    spared: dict[str, str] = field(default_factory=dict)
 
 
 def decide(
@@ -84,6 +84,9 @@ class _Deciding:
         taken = {key for match in blocks for key in match.branch_keys}
         for match in blocks:
             chosen = match.family in self.chosen
+            if match.geometry.fused > match.geometry.stored:
+                self.decision.doubts[match.where] = _costs_more(match)
+                continue
             extra = [] if chosen else _unexplained(match, self.names, taken)
             if not extra:
                 self.decision.blocks.append(match)
@@ -101,7 +104,7 @@ class _Deciding:
         """Raise, unless the block is to be left as it is."""
         if not self.spared(where):
             raise error
-        self.decision.spared.append(where)
+        self.decision.spared[where] = f"{error.what}: {error.found}" if error.found else error.what
         self.given_up.update(keys)
 
     def largest(self, matches: Iterable[BlockMatch]) -> list[BlockMatch]:
@@ -121,7 +124,7 @@ class _Deciding:
             if rival is None:
                 blocks[match] = None
                 owner.update(dict.fromkeys(match.branch_keys, match))
-            elif rank(rival) == rank(match) and rival in blocks:
+            elif _same_keys(match, rival) and rank(rival) == rank(match) and rival in blocks:
                 self.refuse(match.where, match.branch_keys, _ambiguous(match, rival))
                 del blocks[rival]
         return list(blocks)
@@ -146,6 +149,10 @@ class _Deciding:
                 self.decision.doubts[where] = f"named like a {one.family.name}, but {one.problem}"
 
 
+def _same_keys(match: BlockMatch, rival: BlockMatch) -> bool:
+    return set(match.branch_keys) == set(rival.branch_keys)
+
+
 def _unexplained(match: BlockMatch, names: Names, taken: set[str]) -> list[str]:
     """Return names under the block that are no part of it, of another block, or known to stay."""
     family = match.family
@@ -157,6 +164,14 @@ def _unexplained(match: BlockMatch, names: Names, taken: set[str]) -> list[str]:
         if match.prefix + name not in taken
         and match.prefix + name not in deploy
         and not any(name == word or name.startswith(f"{word}.") for word in known)
+    )
+
+
+def _costs_more(match: BlockMatch) -> str:
+    geometry = match.geometry
+    return (
+        f"as one convolution this {match.family.name} would cost more: {geometry.fused:,} MACs for "
+        f"each output position instead of {geometry.stored:,}"
     )
 
 

@@ -74,6 +74,7 @@ class Fusing:
     ) -> None:
         self.arrays = arrays
         self.given_epsilon = epsilon
+        self.families = tuple(families)
         shapes = {key: array.shape for key, array in arrays.items()}
         self.recognised = recognise(shapes)
         if self.recognised is not None:
@@ -119,6 +120,7 @@ class Fusing:
             already=plan.deployed,
             left=plan.left,
             carried=self._carried,
+            families=self.families,
             notices=tuple(
                 notices_of(plan, self.arrays, known, self.given_epsilon, self._leftovers)
             ),

@@ -35,13 +35,13 @@ _NORM_KEYS = ("weight", *STATISTICS[PADDLE], *STATISTICS[TORCH])
 class Found:
     """What names and shapes say: blocks in train-time form, prefixes in deploy form, and doubts.
 
-    ``spared`` are those that could not be fused and that nobody asked to.
+    ``spared`` are those that could not be fused and need not be, with the reason.
     """
 
     blocks: tuple[BlockMatch, ...]
     deployed: tuple[tuple[str, Family], ...]
     doubts: tuple[tuple[str, str], ...]
-    spared: tuple[str, ...] = ()
+    spared: tuple[tuple[str, str], ...] = ()
 
 
 def _none(_: str) -> bool:
@@ -79,7 +79,9 @@ def find_blocks(
     order = {key: place for place, key in enumerate(shapes)}
     blocks.sort(key=lambda match: min(order[key] for key in match.branch_keys))
     known = tuple((prefix.rstrip("."), family) for prefix, family in deployed)
-    return Found(tuple(blocks), known, tuple(decision.doubts.items()), tuple(decision.spared))
+    return Found(
+        tuple(blocks), known, tuple(decision.doubts.items()), tuple(decision.spared.items())
+    )
 
 
 def _tried(

@@ -252,3 +252,10 @@ def required_leaves(term: Term) -> Iterator[Leaf]:
             yield from required_leaves(term.term)
     elif not isinstance(term, Maybe | Either):
         yield term
+
+
+def labels_of(term: Term) -> tuple[str, ...]:
+    """Return what reports call the branches of a term."""
+    inner = term.parts[0] if isinstance(term, Chain) and isinstance(term.parts[0], Sum) else term
+    branches = inner.branches if isinstance(inner, Sum) else (inner,)
+    return tuple(label_of(branch) for branch in branches)
