@@ -9,9 +9,13 @@ from __future__ import annotations
 from reparam.checkpoint.families import (
     acnet,
     dbb,
+    ecb,
+    implicit,
     large_kernels,
     lcnet,
     mobileone,
+    orepa,
+    repnext,
     repvgg,
     repvit,
 )
@@ -28,6 +32,10 @@ FAMILIES: tuple[Family, ...] = (
     *acnet.FAMILIES,
     *large_kernels.FAMILIES,
     *repvit.FAMILIES,
+    *implicit.FAMILIES,
+    *ecb.FAMILIES,
+    *orepa.FAMILIES,
+    *repnext.FAMILIES,
 )
 
 CONV_BN = Family(
