@@ -147,6 +147,7 @@ class _Deciding:
                 taken |= self.given_up
             elif not one.windows:
                 self.decision.doubts[where] = f"named like a {one.family.name}, but {one.problem}"
+                taken |= set(one.seen)
 
 
 def _same_keys(match: BlockMatch, rival: BlockMatch) -> bool:

@@ -12,6 +12,7 @@ from reparam.checkpoint.families.terms import (
     ODD,
     POINT,
     ROW,
+    SAME,
     SMALLER,
     TORCH,
     WIDE,
@@ -177,8 +178,8 @@ class _Reading:
         if size == WIDE:
             wide = next(self.shape(k)[2:] for k in self.kernels if k.size == WIDE)
             return wide if odd and prod(own) > 1 else ""
-        if size == POINT:
-            return (1, 1)
+        if size in (POINT, SAME):
+            return (1, 1) if size == POINT else first
         if size == ODD:
             return own if odd else ""
         if size == SMALLER:

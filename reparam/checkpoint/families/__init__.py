@@ -6,7 +6,15 @@ records and knows no family by name.
 
 from __future__ import annotations
 
-from reparam.checkpoint.families import lcnet, mobileone, repvgg
+from reparam.checkpoint.families import (
+    acnet,
+    dbb,
+    large_kernels,
+    lcnet,
+    mobileone,
+    repvgg,
+    repvit,
+)
 from reparam.checkpoint.families.family import Choice, Epsilon, Family
 from reparam.checkpoint.families.terms import ODD, Chain, Kernel, Norm
 
@@ -16,6 +24,10 @@ FAMILIES: tuple[Family, ...] = (
     *repvgg.FAMILIES,
     *mobileone.FAMILIES,
     *lcnet.FAMILIES,
+    *dbb.FAMILIES,
+    *acnet.FAMILIES,
+    *large_kernels.FAMILIES,
+    *repvit.FAMILIES,
 )
 
 CONV_BN = Family(

@@ -2,7 +2,8 @@
 
 A family is a tree of these terms. Names are relative to the block; ``{i}`` in a name counts, any
 other name in braces is a number that the name tells (``dil_conv_k{k}_{r}``). The same terms with
-full names, every ``Each``, ``Either`` and ``Maybe`` resolved, are what a block in a checkpoint is matched to.
+full names, every ``Each``, ``Either`` and ``Maybe`` resolved, are what a block in a checkpoint is
+matched to.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ PADDLE, TORCH = "paddle", "torch"  # the spellings of a BatchNorm's statistics
 STATISTICS = {PADDLE: ("_mean", "_variance"), TORCH: ("running_mean", "running_var")}
 COUNTER = "num_batches_tracked"  # what PyTorch saves besides; no part of the function
 
-WIDE, POINT, ODD, SMALLER = "wide", "point", "odd", "smaller"
+WIDE, POINT, ODD, SAME, SMALLER = "wide", "point", "odd", "same", "smaller"
 COLUMN, ROW = "column", "row"
 NEVER, MAYBE, ALWAYS = "never", "maybe", "always"
 
@@ -27,8 +28,9 @@ class Kernel:
     Args:
         name: where it is; its arrays are ``name.weight`` and ``name.bias``.
         size: of its window: ``wide`` (odd and larger than one tap; all of a block are equal),
-            ``point`` (one tap), ``odd``, ``smaller`` (odd, at most the first of the block),
-            ``column`` (K, 1) and ``row`` (1, K) of the first of the block (K, K), or numbers.
+            ``point`` (one tap), ``odd``, ``same`` (as the first of the block), ``smaller`` (odd,
+            at most the first), ``column`` (K, 1) and ``row`` (1, K) of the first (K, K), or
+            numbers.
         bias: whether it has one: ``maybe``, ``always`` or ``never``.
         dilation: a number, or the name in braces that tells it.
         depthwise: one group for each input channel; else as many groups as the block has.
