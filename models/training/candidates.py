@@ -116,6 +116,10 @@ def _reason(conv: Any, outer: str | None, shared: set[int]) -> str | None:
         return "it, or its weight, is in two places of the network"
     if conv._forward_pre_hooks or conv._forward_post_hooks or "forward" in vars(conv):
         return "it has hooks (as weight_norm and spectral_norm set), which a block would lose"
+    return _odd_form(conv) or _odd_values(conv)
+
+
+def _odd_form(conv: Any) -> str | None:
     names = {name for name, _ in conv.named_parameters()} | {n for n, _ in conv.named_buffers()}
     if not {"weight"} <= names <= {"weight", "bias"} or list(conv.children()):
         return f"it holds {', '.join(sorted(names))} in the place of a weight and a bias"
@@ -125,9 +129,15 @@ def _reason(conv: Any, outer: str | None, shared: set[int]) -> str | None:
         return f"its layout is {conv._data_format}; needed: NCHW"
     if isinstance(conv._padding, str) or _is_nested(conv._padding):
         return f"its padding is given as {conv._padding!r}; needed: a number for each axis"
+    return None
+
+
+def _odd_values(conv: Any) -> str | None:
     dtype = str(conv.weight.dtype).rpartition(".")[2]
     if dtype not in ("float32", "float64"):
         return f"its weight is {dtype}; needed: float32 or float64, for statistics to be kept in"
+    if not all(paddle.isfinite(p).all().item() for p in conv.parameters()):
+        return "its weight or bias is not finite"
     return None
 
 
