@@ -6,18 +6,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
-
-import numpy as np
 
 from reparam.conv import fuse
 from reparam.errors import ReparamError, UnsupportedModelError
 from reparam.models.blocks import ReparamBlock, conv_of, dtype_of, float64, rounded
-from reparam.models.paddle_api import paddle
 from reparam.models.training.candidates import Place, Where, chosen, places
 from reparam.models.training.entering import calibrating, prove, take_over
 from reparam.models.training.geometry import geometry_of
 from reparam.models.training.makers import Maker, maker_named
+from reparam.models.training.pairing import norms_by_flow
+from reparam.models.training.running import batches_of, call, evaluating
 
 _PLACE = "_reparam_place"  # attribute of a block that expand made
 
@@ -132,14 +132,29 @@ def expand(
             if kept
             else "none is selected",
         )
-    with _put_in_place(built):
-        batches = _calibrate(model, built, maker, data)
+    batches = iter(() if data is None else batches_of(data))
+    first = list(islice(batches, 1))
+    if data is not None and not first:
+        raise UnsupportedModelError("data= holds no batch", hint="a loader that is used up?")
+    places_of = [place for place, _ in built]
+    norms = _norms(model, places_of, first)
+    with _put_in_place(built, norms):
+        count = _calibrate(model, built, maker, chain(first, batches))
         roundings = [prove(new, maker, p.conv, conv_of(p.conv)) for p, new in built]
     expanded = [
-        Expanded(place.where, _learned(place.conv), _learned(new), worst, place.norm)
+        Expanded(place.where, _learned(place.conv), _learned(new), worst, norms.get(place.where))
         for (place, new), worst in zip(built, roundings, strict=True)
     ]
-    return Expansion(block, tuple(expanded), tuple(kept), batches)
+    return Expansion(block, tuple(expanded), tuple(kept), count)
+
+
+def _norms(model: Any, found: list[Place], first: list[Any]) -> dict[str, str]:
+    """Return the BatchNorms that could take a bias, by structure or by the flow of a batch."""
+    known = {place.where: place.norm for place in found if place.norm is not None}
+    open_ones = {p.where: p.conv for p in found if p.norm is None and p.conv.bias is None}
+    if first and open_ones:
+        known |= norms_by_flow(model, open_ones, first[0])
+    return known
 
 
 def contract(model: Any) -> Contraction:
@@ -196,15 +211,15 @@ def _block_for(
     block.to(device=conv.weight.place, dtype=conv.weight.dtype)
     block.train() if conv.training else block.eval()
     take_over(block, maker, conv)
-    setattr(block, _PLACE, _Origin(conv, place.norm))
     return block
 
 
 @contextmanager
-def _put_in_place(built: list[tuple[Place, Any]]) -> Iterator[None]:
+def _put_in_place(built: list[tuple[Place, Any]], norms: Mapping[str, str]) -> Iterator[None]:
     """Put the blocks in the network; take them out again if something goes wrong."""
     try:
         for place, block in built:
+            setattr(block, _PLACE, _Origin(place.conv, norms.get(place.where)))
             setattr(place.parent, place.where.rpartition(".")[2], block)
         yield
     except BaseException:
@@ -213,48 +228,17 @@ def _put_in_place(built: list[tuple[Place, Any]]) -> Iterator[None]:
         raise
 
 
-def _calibrate(model: Any, built: list[tuple[Place, Any]], maker: Maker, data: Any) -> int:
-    """Run the network on ``data`` with every new BatchNorm taking statistics; return the batches.
-
-    Every Layer has the mode that it had when this returns.
-    """
-    if data is None:
-        return 0
-    training = [layer for layer in model.sublayers(include_self=True) if layer.training]
+def _calibrate(
+    model: Any, built: list[tuple[Place, Any]], maker: Maker, batches: Iterable[Any]
+) -> int:
+    """Run the network with every new BatchNorm taking statistics; return the number of batches."""
     hooks = [hook for place, block in built for hook in calibrating(block, maker, place.conv.bias)]
-    batches = 0
-    try:
-        model.eval()
-        with paddle.no_grad():
-            for batch in _batches(data):
-                _call(model, batch)
-                batches += 1
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer in training:
-            layer.training = True
-    if not batches:
-        raise UnsupportedModelError("data= holds no batch", hint="a loader that is used up?")
-    return batches
-
-
-def _batches(data: Any) -> Iterable[Any]:
-    if isinstance(data, np.ndarray | paddle.Tensor | tuple | Mapping):
-        return [data]
-    return data  # type: ignore[no-any-return]
-
-
-def _call(model: Any, batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return model(**{name: _tensor(value) for name, value in batch.items()})
-    if isinstance(batch, tuple | list):
-        return model(*map(_tensor, batch))
-    return model(_tensor(batch))
-
-
-def _tensor(value: Any) -> Any:
-    return paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
+    count = 0
+    with evaluating(model, hooks):
+        for batch in batches:
+            call(model, batch)
+            count += 1
+    return count
 
 
 def _learned(layer: Any) -> int:

@@ -551,3 +551,53 @@ def test_a_network_in_float64():
     assert model[0].dbb_origin.bn._mean.dtype == paddle.float64
     [truth], [found] = run(original, x), run(model, x)
     assert np.abs(found - truth).max() <= 1e-11 * np.abs(truth).max()  # epsilon: float32
+
+
+class ConvNorm(nn.Layer):
+    """As users write it; nothing says that the BatchNorm comes after the convolution."""
+
+    def __init__(self, inputs: int, outputs: int, kind: str) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2D(outputs)
+        self.conv = nn.Conv2D(inputs, outputs, 3, padding=1, bias_attr=False)
+        self.kind = kind
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.kind == "moved":
+            y = y + 1
+        z = self.norm(y)
+        if self.kind == "beside":
+            z = z + F.relu(y)
+        if self.kind == "checked":
+            assert not y.isnan().any().item()
+        return F.relu(z)
+
+
+@pytest.mark.parametrize("data", [True, False])
+def test_a_batch_norm_is_found_by_the_flow_of_the_data(data):
+    kinds = ["plain", "beside", "moved", "checked", "plain"]
+    model = nn.Sequential(*(ConvNorm(3, 3, kind) for kind in kinds), nn.Conv2D(3, 3, 1))
+    model = randomise(model)
+    report = reparam.expand(model, data=images() if data else None)
+    found = ["0.norm", None, None, None, "4.norm"] if data else [None] * 5
+    assert [done.norm for done in report.expanded] == found
+    randomise(model)
+    expanded = copy.deepcopy(model)
+    contracted = reparam.contract(model)
+    assert contracted.absorbed == tuple(norm for norm in found if norm)
+    assert as_close(expanded, model, images())
+
+
+def test_a_batch_norm_that_runs_twice_takes_no_bias():
+    class Twice(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2D(3, 3, 3, padding=1, bias_attr=False)
+            self.norm = nn.BatchNorm2D(3)
+
+        def forward(self, x):
+            return self.norm(self.norm(self.conv(x)))
+
+    [done] = reparam.expand(Twice(), data={"x": images()}).expanded
+    assert done.norm is None
