@@ -406,17 +406,41 @@ def test_what_cannot_be_expanded_is_left_and_told(name):
         np.testing.assert_array_equal(after[key].numpy(), value.numpy())
 
 
-@pytest.mark.parametrize("what", ["layer", "weight"])
+@pytest.mark.parametrize("what", ["layer", "weight", "list", "dictionary"])
 def test_what_is_in_two_places_is_left(what):
     conv = nn.Conv2D(4, 4, 3, padding=1)
-    other = conv
+    model = nn.Sequential(conv, nn.Conv2D(4, 4, 3, padding=1))
+    if what == "layer":
+        model.add_sublayer("2", conv)
     if what == "weight":
-        other = nn.Conv2D(4, 4, 3, padding=1)
-        other.weight = conv.weight
-    model = nn.Sequential(conv, nn.Conv2D(4, 4, 3, padding=1), other)
+        model.add_sublayer("2", nn.Conv2D(4, 4, 3, padding=1))
+        model[2].weight = conv.weight
+    if what == "list":
+        model.stages = [conv]
+    if what == "dictionary":
+        model.stages = {"first": conv}
     report = reparam.expand(model)
     assert [done.where for done in report.expanded] == ["1"]
+    assert report.kept
     assert all("in two places" in kept.reason for kept in report.kept)
+
+
+def test_what_the_data_does_not_reach_is_left():
+    """Nothing is known of what it is given; and it may be run under another name."""
+    model = network()
+    model.add_sublayer("aside", nn.Conv2D(3, 3, 3, padding=1))
+    model.forward = lambda x: nn.Sequential(*list(model.children())[:-1])(x)
+    report = reparam.expand(model, data=images())
+    assert [kept.where for kept in report.kept] == ["6", "aside"]
+    assert "does not run it" in report.kept[1].reason
+    assert type(model.aside) is nn.Conv2D
+    assert reparam.contract(model).contracted == ("0", "2", "5")
+
+
+def test_a_network_that_is_traced_already():
+    model = paddle.jit.to_static(network())
+    with pytest.raises(UnsupportedModelError, match="traced"):
+        reparam.expand(model)
 
 
 def test_a_batch_norm_after_two_convolutions_takes_no_bias():
