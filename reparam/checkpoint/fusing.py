@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from reparam.architectures import recognise
-from reparam.checkpoint.blocks import BlockMatch, group_count
+from reparam.checkpoint.blocks import BlockMatch
+from reparam.checkpoint.epsilons import epsilon_of, need_epsilons, used_epsilons
 from reparam.checkpoint.files import Arrays
 from reparam.checkpoint.finite import need_finite
 from reparam.checkpoint.notices import listing, notices_of
 from reparam.checkpoint.plan import plan_of
-from reparam.checkpoint.report import Epsilon, FusedBlock, FusionReport
+from reparam.checkpoint.report import FusedBlock, FusionReport
 from reparam.checkpoint.rows import FusedArrays, fuse_rows
-from reparam.conv import BatchNorm
+from reparam.checkpoint.trees import norm_of
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.errors import CheckpointError, ReparamError
 
@@ -30,6 +31,7 @@ def fuse_arrays(
     epsilon: float | None = None,
     fold_bn: bool = False,
     skip: Sequence[str] = (),
+    families: Sequence[str] = (),
 ) -> tuple[Arrays, FusionReport]:
     """Return the deploy form of ``arrays`` and the report; the argument is not changed.
 
@@ -41,13 +43,14 @@ def fuse_arrays(
         fold_bn: fold a BatchNorm outside blocks into its convolution as well, where the names
             prove that it follows one.
         skip: blocks to leave as they are, names or patterns.
+        families: names of families that come first where names and shapes leave it open.
 
     Raises:
-        CheckpointError: a block is not whole, shapes contradict, values are not finite, or
-            ``skip`` names nothing.
+        CheckpointError: a block is not whole, shapes contradict, values are not finite, ``skip``
+            or ``families`` names nothing, or only the user can tell a family or an epsilon.
         NotFusibleError: a fused value does not fit the dtype of its block.
     """
-    fusing = Fusing(arrays, epsilon=epsilon, fold_bn=fold_bn, skip=skip)
+    fusing = Fusing(arrays, epsilon=epsilon, fold_bn=fold_bn, skip=skip, families=families)
     result = dict(fusing)
     return result, fusing.report()
 
@@ -66,15 +69,20 @@ class Fusing:
         epsilon: float | None = None,
         fold_bn: bool = False,
         skip: Sequence[str] = (),
+        families: Sequence[str] = (),
     ) -> None:
         self.arrays = arrays
         self.given_epsilon = epsilon
+        self.families = tuple(families)
         shapes = {key: array.shape for key, array in arrays.items()}
         self.recognised = recognise(shapes)
         if self.recognised is not None:
             _need_whole(self.recognised)
         deployed = self.recognised.deployed if self.recognised else None
-        self.plan = plan_of(shapes, deployed=deployed, fold_bn=fold_bn, skip=skip)
+        self.plan = plan_of(
+            shapes, deployed=deployed, fold_bn=fold_bn, skip=skip, families=families
+        )
+        need_epsilons(self.plan.matches, epsilon, shapes)
         self._records: dict[BlockMatch, FusedBlock] = {}
         self._carried = 0
         self._leftovers: dict[BlockMatch, bool] = {}
@@ -85,14 +93,18 @@ class Fusing:
         replaced = {key for m in self.plan.matches for key in (m.weight_key, m.bias_key)}
         for key, array in self.arrays.items():
             match = owner.get(key)
-            if match is None and key not in replaced:
-                need_finite({key: array})
-                self._carried += 1
-                yield key, array
-            elif match is not None and match not in self._records:
+            if match is None:
+                if key not in replaced:
+                    need_finite({key: array})
+                    self._carried += 1
+                    yield key, array
+                continue
+            if match not in self._records:
                 made = self._fused(match)
                 yield match.weight_key, made.weight
                 yield match.bias_key, made.bias
+            if key in match.neutral_keys:
+                yield key, np.full_like(array, match.neutral_keys[key])
 
     def report(self) -> FusionReport:
         """Return what was done, once the iteration has ended."""
@@ -101,12 +113,13 @@ class Fusing:
             raise RuntimeError("the report of a fusion that has not come to its end")
         return FusionReport(
             architecture=known.name if known else None,
-            epsilons=self._epsilons(),
+            epsilons=used_epsilons(plan.matches, self.given_epsilon),
             fused=tuple(records[match] for match in plan.blocks),
             folded=tuple(records[match] for match in plan.pairs),
             already=plan.deployed,
             left=plan.left,
             carried=self._carried,
+            families=self.families,
             notices=tuple(
                 notices_of(plan, self.arrays, known, self.given_epsilon, self._leftovers)
             ),
@@ -127,18 +140,14 @@ class Fusing:
                 kept[match.bias_key] = table.get(match.bias_key, bias)
         return kept
 
-    def epsilon_of(self, match: BlockMatch) -> float:
-        return match.family.epsilon if self.given_epsilon is None else self.given_epsilon
-
     def _fused(self, match: BlockMatch) -> FusedArrays:
         arrays = {key: self.arrays[key] for key in match.branch_keys}
         need_finite({key: array for key, array in arrays.items() if array.ndim < _KERNEL_AXES})
         _need_dtype(match, self.arrays[match.wide_key].dtype)
-        epsilon = self.epsilon_of(match)
+        epsilon = epsilon_of(match, self.given_epsilon)
         try:
-            for norm in match.norm_keys:  # as a whole: an error in a part counts from its start
-                gamma, beta, mean, variance = (arrays[key] for key in norm)
-                BatchNorm(gamma, beta, mean, variance, epsilon)
+            for norm in match.norms:  # as a whole: an error in a part counts from its start
+                norm_of(norm, arrays, epsilon)
             made = fuse_rows(match, arrays, epsilon)
         except ReparamError as error:
             need_finite(arrays)  # kernels are read once; what is wrong with one shows here
@@ -147,12 +156,6 @@ class Fusing:
         if match.has_deploy:
             self._leftovers[match] = _same(match, self.arrays, made)
         return made
-
-    def _epsilons(self) -> tuple[Epsilon, ...]:
-        families = dict.fromkeys(match.family for match in self.plan.matches)
-        if self.given_epsilon is not None:
-            return tuple(Epsilon(f.name, self.given_epsilon, "--epsilon") for f in families)
-        return tuple(Epsilon(f.name, f.epsilon, f.epsilon_source) for f in families)
 
 
 def _need_whole(recognised: Any) -> None:
@@ -185,22 +188,20 @@ def _need_dtype(match: BlockMatch, dtype: np.dtype[Any]) -> None:
 def _record(
     match: BlockMatch, arrays: Mapping[str, np.ndarray[Any, Any]], made: FusedArrays
 ) -> FusedBlock:
-    convs = [arrays[match.prefix + branch.conv_key] for branch in match.branches if branch.conv_key]
-    statistics = ("_mean", "_variance")
-    learned = [key for key in match.branch_keys if not key.endswith(statistics)]
-    groups = group_count(match, {key: arrays[key].shape for key in match.branch_keys})
-    outputs, per_group, *kernel = made.weight.shape
+    geometry = match.geometry
+    alpha = next((key for key in match.factors if arrays[key].size == 1), None)
+    channels = None if geometry.groups is None else geometry.per_group * geometry.groups
     return FusedBlock(
         where=match.where,
         family=match.family.name,
-        branches=tuple(branch.label for branch in match.branches),
-        kernel=tuple(kernel),
-        channels=(outputs, per_group * groups if groups else None),
-        groups=groups,
-        alpha=float(arrays[match.factors[0]].item()) if match.factors else None,
-        parameters_before=sum(int(arrays[key].size) for key in learned),
+        branches=match.labels,
+        kernel=geometry.kernel,
+        channels=(geometry.outputs, channels),
+        groups=geometry.groups,
+        alpha=None if alpha is None else float(arrays[alpha].item()),
+        parameters_before=sum(int(arrays[key].size) for key in match.learned_keys),
         parameters_after=int(made.weight.size + made.bias.size),
-        macs_before=sum(int(weight.size) for weight in convs),
+        macs_before=sum(int(arrays[key].size) for key in match.kernel_keys),
         macs_after=int(made.weight.size),
         flushed=made.flushed,
         wide=match.wide_key,

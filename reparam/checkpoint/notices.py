@@ -57,6 +57,9 @@ def notices_of(
     for match, same in leftovers.items():
         what = "left from an earlier fusion" if same else "a placeholder, never used"
         notices.append(f"'{match.weight_key}' beside the branches was {what}; the branches decide")
+    kept = sorted(key for match in plan.matches for key in match.neutral_keys)
+    if kept:
+        notices.append(f"folded, and left in the file as ones and zeros: {listing(tuple(kept))}")
     fresh = [match.where for match in plan.matches if _fresh(match, arrays)]
     if fresh:
         notices.append(
@@ -66,7 +69,12 @@ def notices_of(
 
 
 def _factor_notices(plan: Plan, arrays: Arrays) -> list[str]:
-    zero = [key for match in plan.blocks for key in match.factors if not arrays[key].any()]
+    zero = [
+        key
+        for match in plan.blocks
+        for key in match.factors
+        if arrays[key].size == 1 and not arrays[key].any()
+    ]
     if not zero:
         return []
     return [
@@ -76,6 +84,7 @@ def _factor_notices(plan: Plan, arrays: Arrays) -> list[str]:
 
 
 def _fresh(match: BlockMatch, arrays: Arrays) -> bool:
-    means = [arrays[match.prefix + branch.norm_keys[2]] for branch in match.branches]
-    variances = [arrays[match.prefix + branch.norm_keys[3]] for branch in match.branches]
-    return not any(mean.any() for mean in means) and all((v == 1).all() for v in variances)
+    means = [arrays[norm.keys[2]] for norm in match.norms]
+    variances = [arrays[norm.keys[3]] for norm in match.norms]
+    never_trained = not any(mean.any() for mean in means) and all((v == 1).all() for v in variances)
+    return bool(means) and never_trained

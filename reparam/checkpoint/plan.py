@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from reparam.checkpoint.blocks import BlockMatch, Shapes, find_blocks
+from reparam.checkpoint.blocks import BlockMatch, Found, Shapes, find_blocks
+from reparam.checkpoint.families import FAMILIES, Family
 from reparam.checkpoint.pairs import find_pairs
 from reparam.checkpoint.report import Left
 from reparam.errors import CheckpointError
@@ -41,6 +42,7 @@ def plan_of(
     deployed: Sequence[str] | None = None,
     fold_bn: bool = False,
     skip: Sequence[str] = (),
+    families: Sequence[str] = (),
 ) -> Plan:
     """Return what to fuse.
 
@@ -49,18 +51,23 @@ def plan_of(
         fold_bn: fold conv-bn pairs outside blocks as well.
         skip: blocks and pairs to leave as they are: names, or patterns with ``*`` and ``?``
             (which match dots too).
+        families: names of families that come first where names and shapes leave it open.
 
     Raises:
-        CheckpointError: a block is not whole, or ``skip`` names nothing that is there.
+        CheckpointError: a block is not whole, or ``skip`` or ``families`` names nothing that is
+            there.
     """
-    found = find_blocks(shapes)
+    chosen = families_named(families)
+    found = find_blocks(shapes, chosen, spared=lambda where: _matching_any(skip, where))
+    _need_chosen(chosen, found)
     taken = {key for match in found.blocks for key in match.branch_keys}
     pairs, unpaired = find_pairs(shapes, taken) if fold_bn else ((), ())
     if deployed is None:
         deployed = [where for where, _ in found.deployed]
-    names = [match.where for match in (*found.blocks, *pairs)]
+    names = [*(match.where for match in (*found.blocks, *pairs)), *dict(found.spared)]
     skipped = _skipped(skip, names, deployed)
-    left = [*found.doubts, *unpaired, *((where, SKIPPED) for where in names if where in skipped)]
+    asked = ((where, SKIPPED) for where in dict.fromkeys(names) if where in skipped)
+    left = [*found.doubts, *unpaired, *asked]
     return Plan(
         blocks=tuple(match for match in found.blocks if match.where not in skipped),
         pairs=tuple(match for match in pairs if match.where not in skipped),
@@ -99,3 +106,40 @@ def _without_effect(
 
 def _matching(pattern: str, names: Iterable[str]) -> set[str]:
     return {name for name in names if name == pattern or fnmatchcase(name, pattern)}
+
+
+def _matching_any(patterns: Iterable[str], name: str) -> bool:
+    return any(_matching(pattern, [name]) for pattern in patterns)
+
+
+def families_named(names: Iterable[str]) -> tuple[Family, ...]:
+    """Return the families that ``--family`` names; a name may be that of several regions.
+
+    Raises:
+        CheckpointError: there is none of that name.
+    """
+    return tuple(family for name in names for family in _families_named(name))
+
+
+def _families_named(name: str) -> tuple[Family, ...]:
+    found = tuple(family for family in FAMILIES if family.name.lower() == name.lower())
+    if found:
+        return found
+    known = {family.name.lower(): family.name for family in FAMILIES}
+    near = get_close_matches(name.lower(), known, n=3, cutoff=0.4) or sorted(known)[:_LISTED]
+    raise CheckpointError(
+        f"there is no family named '{name}'",
+        found="near: " + ", ".join(f"'{known[one]}'" for one in near),
+        hint="reparam inspect --families lists them",
+    )
+
+
+def _need_chosen(chosen: Iterable[Family], found: Found) -> None:
+    there = {match.family.name for match in found.blocks}
+    for family in chosen:
+        if family.name not in there:
+            raise CheckpointError(
+                f"no block is a {family.name}",
+                found="none of its names is in the checkpoint",
+                why="--family was given",
+            )

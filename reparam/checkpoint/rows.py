@@ -9,11 +9,13 @@ is every bit of the result.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from reparam.checkpoint.blocks import BlockMatch, block_tree
+from reparam.checkpoint.families.terms import TORCH
 from reparam.conv import fuse
 from reparam.conv.certificate import Certificate, ChannelBounds, certificate_of, channel_bounds
 from reparam.conv.rounding import round_once
@@ -38,12 +40,12 @@ def fuse_rows(match: BlockMatch, arrays: Mapping[str, Array], epsilon: float) ->
     Raises:
         NotFusibleError: a fused value does not fit that dtype.
     """
-    wide = arrays[match.wide_key]
-    dtype = wide.dtype.newbyteorder("=")
-    weight, bias = np.empty(wide.shape, dtype), np.empty(len(wide), dtype)
+    dtype = arrays[match.wide_key].dtype.newbyteorder("=")
+    weight = np.empty(match.geometry.weight, dtype)
+    bias = np.empty(match.geometry.outputs, dtype)
 
     def part(rows: slice) -> tuple[int, ChannelBounds]:
-        tree = block_tree(match, arrays, epsilon, rows)
+        tree = block_tree(match, arrays, epsilon, rows if match.by_rows else None)
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused below
             exact = fuse(tree)
         weight[rows], tiny_weights = round_once(exact.weight, dtype)
@@ -51,11 +53,29 @@ def fuse_rows(match: BlockMatch, arrays: Mapping[str, Array], epsilon: float) ->
         bounds = channel_bounds(tree, exact, weight[rows], bias[rows])
         return tiny_weights + tiny_biases, bounds
 
-    flushed, bounds = zip(*map(part, parts_of(wide)), strict=True)
-    return FusedArrays(weight, bias, sum(flushed), certificate_of(bounds, dtype.name))
+    flushed, bounds = zip(*map(part, parts_of(match)), strict=True)
+    certificate = certificate_of(bounds, dtype.name)
+    return FusedArrays(stored_form(match, weight), bias, sum(flushed), certificate)
 
 
-def parts_of(wide: Array) -> Iterator[slice]:
-    """Yield the output channels of each part in which a block with the kernel ``wide`` is fused."""
-    rows = max(1, _PART // max(1, wide[0].size))
-    return (slice(start, start + rows) for start in range(0, len(wide), rows))
+def parts_of(match: BlockMatch) -> Iterator[slice]:
+    """Yield the output channels of each part in which a block is fused."""
+    outputs, *channel = match.geometry.weight
+    rows = max(1, _PART // max(1, prod(channel))) if match.by_rows else outputs
+    return (slice(start, start + rows) for start in range(0, outputs, rows))
+
+
+def stored_form(match: BlockMatch, weight: Array) -> Array:
+    """Return a fused weight (O, I/G, KH, KW) as the checkpoint's own network stores it."""
+    if not match.linear:
+        return weight
+    matrix = weight.reshape(weight.shape[:2])
+    return np.ascontiguousarray(matrix if match.spelling == TORCH else matrix.T)
+
+
+def as_convolution(match: BlockMatch, weight: Array) -> Array:
+    """Return a stored weight of the deploy form as that of a convolution: (O, I/G, KH, KW)."""
+    if not match.linear:
+        return weight
+    matrix = weight if match.spelling == TORCH else weight.T
+    return matrix.reshape(*matrix.shape, 1, 1)

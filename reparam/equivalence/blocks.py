@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reparam.checkpoint.blocks import BlockMatch, block_tree, group_count
+from reparam.checkpoint.blocks import BlockMatch, block_tree
+from reparam.checkpoint.epsilons import epsilon_of
 from reparam.checkpoint.families import CONV_BN
-from reparam.checkpoint.rows import parts_of
+from reparam.checkpoint.rows import as_convolution, parts_of, stored_form
 from reparam.conv import Block, Conv, error_bound, evaluate, fuse
 from reparam.conv.bounds import FUSING_ROUNDINGS
 from reparam.conv.certificate import certificate_of, channel_bounds, worst_element
@@ -59,18 +60,17 @@ def compare_blocks(
 def _compare(
     match: BlockMatch, original: Arrays, candidate: Arrays, epsilon: float | None
 ) -> BlockResult:
-    eps = match.family.epsilon if epsilon is None else epsilon
+    eps = epsilon_of(match, epsilon)
     ours = block_tree(match, original, eps)
-    wide = original[match.wide_key].shape
-    problem = _absent_or_misshapen(match, original, candidate, wide)
+    problem = _absent_or_misshapen(match, original, candidate)
     if problem:
         return BlockResult(match.where, DIFFERENT, np.inf, 0.0, "", (), problem)
-    groups = group_count(match, {key: original[key].shape for key in match.branch_keys}) or 1
-    size = tuple(k + 2 + 2 * axis for axis, k in enumerate(wide[2:]))  # a border and an interior
-    inputs = probes(wide[1] * groups, size)
+    geometry = match.geometry
+    size = tuple(k + 2 + 2 * axis for axis, k in enumerate(geometry.kernel))  # border and interior
+    inputs = probes(geometry.per_group * (geometry.groups or 1), size)
     x = np.concatenate(list(inputs.values()))
     results = []
-    for form in _forms_in(match, original, candidate, eps, groups):
+    for form in _forms_in(match, original, candidate, eps):
         distance = _difference(ours, form.block, x)
         bound = error_bound(ours, x, stored=form.stored, roundings=FUSING_ROUNDINGS)
         result = _judge(match.where, distance, bound, list(inputs))
@@ -83,8 +83,9 @@ def _certified(
 ) -> BlockResult:
     """Add what holds for every input; one weight that is off decides where no probe did."""
     every, misfits = [], []
-    for rows in parts_of(original[match.wide_key]):
-        ours, theirs = block_tree(match, original, epsilon, rows), form.rows(rows)
+    for rows in parts_of(match):
+        ours = block_tree(match, original, epsilon, rows if match.by_rows else None)
+        theirs = form.rows(rows)
         fused, other = fuse(ours), fuse(theirs)  # of a stored convolution, itself
         bounds = channel_bounds(ours, fused, other.weight, other.bias, form.stored)
         if not isinstance(theirs, Conv):
@@ -142,6 +143,8 @@ def _holds_deploy(match: BlockMatch, original: Arrays, candidate: Arrays) -> boo
     but a placeholder that both files hold alike was never run.
     """
     keys = (match.weight_key, match.bias_key)
+    if set(keys) & set(match.branch_keys):  # the deploy form has taken over a name of the branches
+        return not _in_train_time_form(match, candidate)
     if not _in_train_time_form(match, candidate):
         return True
     if not any(key in candidate for key in keys):
@@ -152,13 +155,13 @@ def _holds_deploy(match: BlockMatch, original: Arrays, candidate: Arrays) -> boo
     )
 
 
-def _absent_or_misshapen(
-    match: BlockMatch, original: Arrays, candidate: Arrays, wide: tuple[int, ...]
-) -> str:
+def _absent_or_misshapen(match: BlockMatch, original: Arrays, candidate: Arrays) -> str:
     """Return why ``candidate`` holds no usable form of the block, or nothing."""
     if not _holds_deploy(match, original, candidate):
         return ""
-    for key, needed in ((match.weight_key, wide), (match.bias_key, wide[:1])):
+    whole = np.broadcast_to(np.zeros(1, np.uint8), match.geometry.weight)
+    stored = stored_form(match, whole).shape
+    for key, needed in ((match.weight_key, stored), (match.bias_key, whole.shape[:1])):
         if key not in candidate:
             return f"'{key}' is missing"
         if candidate[key].shape != needed:
@@ -169,14 +172,19 @@ def _absent_or_misshapen(
 
 
 def _forms_in(
-    match: BlockMatch, original: Arrays, candidate: Arrays, epsilon: float, groups: int
+    match: BlockMatch, original: Arrays, candidate: Arrays, epsilon: float
 ) -> Iterator[_Form]:
     """Yield each form of the block that ``candidate`` holds."""
     if _in_train_time_form(match, candidate):
         tree = block_tree(match, candidate, epsilon)
-        yield _Form(tree, lambda rows: block_tree(match, candidate, epsilon, rows), "float64")
+
+        def part(rows: slice) -> Block:
+            return block_tree(match, candidate, epsilon, rows if match.by_rows else None)
+
+        yield _Form(tree, part, "float64")
     if _holds_deploy(match, original, candidate):
-        weight, bias = candidate[match.weight_key], candidate[match.bias_key]
+        weight = as_convolution(match, candidate[match.weight_key])
+        bias = candidate[match.bias_key]
         padding = [k // 2 for k in weight.shape[2:]]
-        conv = Conv.of(weight, bias, padding=padding, groups=groups)
+        conv = Conv.of(weight, bias, padding=padding, groups=match.geometry.groups or 1)
         yield _Form(conv, lambda rows: Conv.of(weight[rows], bias[rows]), weight.dtype.name)

@@ -19,6 +19,7 @@ WHY = "fusing changes nothing outside blocks, so these are compared bit for bit"
 def compare_carried(matches: tuple[BlockMatch, ...], original: Arrays, candidate: Arrays) -> Stage:
     """Compare every array outside ``matches``."""
     of_blocks = {key for match in matches for key in match.branch_keys}
+    neutral = {key: value for match in matches for key, value in match.neutral_keys.items()}
     of_blocks |= {key for match in matches for key in (match.weight_key, match.bias_key)}
     ours = [key for key in original if key not in of_blocks]
     missing = tuple(key for key in ours if key not in candidate)
@@ -26,10 +27,21 @@ def compare_carried(matches: tuple[BlockMatch, ...], original: Arrays, candidate
     changed = tuple(
         key for key in ours if key in candidate and not _identical(original[key], candidate[key])
     )
+    if _fused(matches, candidate):
+        changed += tuple(
+            key
+            for key, value in neutral.items()
+            if key in candidate and not (candidate[key] == value).all()
+        )
     for what, keys in (("missing", missing), ("unexpected", extra), ("changed", changed)):
         if keys:
             return Stage("other arrays", DIFFERENT, f"{len(keys)} {what}: {listing(keys)}", WHY)
     return Stage("other arrays", EQUAL, f"{len(ours)} arrays identical", WHY)
+
+
+def _fused(matches: tuple[BlockMatch, ...], candidate: Arrays) -> bool:
+    """Whether ``candidate`` holds the deploy form, in which folded factors have to be neutral."""
+    return any(not all(key in candidate for key in match.branch_keys) for match in matches)
 
 
 def _identical(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> bool:

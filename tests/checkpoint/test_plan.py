@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from reparam.checkpoint import blocks as blocks_module
-from reparam.checkpoint import families, fuse_arrays
+from reparam.checkpoint import fuse_arrays
+from reparam.checkpoint import matching as matching_module
+from reparam.checkpoint.families import Epsilon
+from reparam.checkpoint.families import repvgg as families
 from reparam.errors import CheckpointError
 from tests.checkpoint.test_fusing import block_arrays
 from tests.weights import cspresnet_arrays, repvgg_arrays
@@ -80,9 +82,9 @@ class TestWithoutEffect:
 
 
 def test_a_mixture_of_families_has_no_one_epsilon(monkeypatch):
-    first, second = families.FAMILIES
-    other = replace(second, epsilon=1e-3, epsilon_source="another paper")
-    monkeypatch.setattr(blocks_module, "FAMILIES", (first, other))
+    first, second = families.REPVGG, families.PPYOLOE
+    other = replace(second, epsilon=Epsilon.of(1e-3, "another paper"))
+    monkeypatch.setattr(matching_module, "FAMILIES", (first, other))
     arrays = block_arrays("RepVGG", "a.") | block_arrays("RepVggBlock", "b.")
     _, report = fuse_arrays(arrays)
     assert [(e.family, e.value) for e in report.epsilons] == [

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reparam.checkpoint import blocks as blocks_module
 from reparam.checkpoint import fuse_arrays
 from reparam.checkpoint import rows as rows_module
+from reparam.checkpoint import trees as trees_module
 from reparam.checkpoint.blocks import find_blocks
+from reparam.checkpoint.families.terms import Kernel, Norm, leaves
 from reparam.conv import Conv
 from reparam.equivalence.blocks import compare_blocks
 from reparam.equivalence.carried import compare_carried
@@ -99,7 +100,7 @@ def test_a_wrong_identity_cannot_pass(wrong, monkeypatch):
     monkeypatch.setattr(rows_module, "_PART", 500)  # several parts even in small blocks
     assert stage(arrays, fuse_arrays(arrays)[0]).verdict == "equal"
     with monkeypatch.context() as patch:
-        patch.setattr(blocks_module, "_rows_of_identity", wrong)
+        patch.setattr(trees_module, "rows_of_identity", wrong)
         fused, _ = fuse_arrays(arrays)
     assert stage(arrays, fused).verdict == "different"
 
@@ -213,11 +214,13 @@ def fused_in_float32(arrays):
     result = {k: a for k, a in arrays.items() if ".rbr_" not in k}
     for match in matches_in(arrays):
         total, shift = None, None
-        for branch in match.branches:
-            gamma, beta, mean, variance = (arrays[match.prefix + key] for key in branch.norm_keys)
+        for branch in match.term.branches:
+            kernels = [leaf for leaf in leaves(branch) if isinstance(leaf, Kernel)]
+            (norm,) = (leaf for leaf in leaves(branch) if isinstance(leaf, Norm))
+            gamma, beta, mean, variance = (arrays[key] for key in norm.keys)
             scale = gamma / np.sqrt(variance + np.float32(1e-5))
-            if branch.conv_key:
-                kernel = arrays[match.prefix + branch.conv_key]
+            if kernels:
+                kernel = arrays[kernels[0].weight]
             else:
                 kernel = np.zeros((*total.shape[:2], 1, 1), np.float32)
                 kernel[np.arange(len(total)), np.arange(len(total)) % total.shape[1]] = 1

@@ -1,0 +1,45 @@
+"""Families of re-parameterizable blocks, as data: the names of their weights and what they mean.
+
+A family is one record. Everything that recognises, fuses, checks and reports blocks reads these
+records and knows no family by name.
+"""
+
+from __future__ import annotations
+
+from reparam.checkpoint.families import (
+    fastvit,
+    ghost,
+    lcnet,
+    mobileone,
+    qarepvgg,
+    repvgg,
+    yolo,
+)
+from reparam.checkpoint.families.family import Choice, Epsilon, Family
+from reparam.checkpoint.families.terms import ODD, Chain, Kernel, Norm
+
+__all__ = ["CONV_BN", "FAMILIES", "Choice", "Epsilon", "Family"]
+
+FAMILIES: tuple[Family, ...] = (
+    *repvgg.FAMILIES,
+    *yolo.FAMILIES,
+    *qarepvgg.FAMILIES,
+    *mobileone.FAMILIES,
+    *fastvit.FAMILIES,
+    *ghost.FAMILIES,
+    *lcnet.FAMILIES,
+)
+
+CONV_BN = Family(
+    name="conv-bn",
+    term=Chain(Kernel("conv", ODD), Norm("bn"), label="conv + bn"),
+    deploy="conv",
+    epsilon=Epsilon(
+        1e-5,
+        None,
+        "paddle.nn.BatchNorm2D's default, which ConvBNLayer of PaddleDetection and "
+        "PaddleClas keeps",
+        choices=(Choice(1e-5, "most networks"), Choice(1e-3, "YOLO networks")),
+    ),
+)
+"""A convolution and the BatchNorm after it, no block: folded when asked for, see find_pairs."""

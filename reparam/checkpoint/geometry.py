@@ -1,0 +1,360 @@
+"""What the shapes of a block's arrays say: whether they fit, its channels, groups and kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import gcd, prod
+
+from reparam.checkpoint.families.terms import (
+    COLUMN,
+    NEVER,
+    ODD,
+    POINT,
+    ROW,
+    SMALLER,
+    TORCH,
+    WIDE,
+    Chain,
+    Input,
+    Kernel,
+    Mean,
+    Norm,
+    Scale,
+    Sum,
+    Term,
+    leaves,
+)
+
+Shapes = Mapping[str, tuple[int, ...]]
+Size = tuple[int, ...]
+
+_AXES = 4  # of a convolution's weight
+_ONE = (1, 1)
+
+
+class MisfitError(Exception):
+    """An array cannot be what the term says; the text names it.
+
+    ``windows`` says that a kernel has another size than the term asks for.
+    """
+
+    def __init__(self, text: str, *, windows: bool = False) -> None:
+        super().__init__(text)
+        self.windows = windows
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Channels, groups and kernel of the convolution that a block is.
+
+    Attributes:
+        outputs: O.
+        per_group: I/G.
+        groups: None where names and shapes do not tell; the fused weight does not depend on it.
+        kernel: of the fused convolution, dilation of branches included.
+        known: group count of each stored convolution by the key of its weight, where known.
+        stored: elements of all stored kernels, the MACs of the block for one output position.
+    """
+
+    outputs: int
+    per_group: int
+    groups: int | None
+    kernel: Size
+    known: Mapping[str, int]
+    stored: int
+
+    @property
+    def weight(self) -> Size:
+        """Shape of the fused weight: (O, I/G, KH, KW)."""
+        return (self.outputs, self.per_group, *self.kernel)
+
+    @property
+    def fused(self) -> int:
+        """Elements of the fused kernel, its MACs for one output position."""
+        return prod(self.weight)
+
+
+def geometry_of(term: Term, shapes: Shapes, *, same_groups: bool, spelling: str) -> Geometry:
+    """Return the geometry of a resolved term, or say which array does not fit.
+
+    Raises:
+        MisfitError: an array has a shape that it cannot have in a block of the family.
+    """
+    return _Reading(term, shapes, same_groups, spelling).geometry()
+
+
+def matrix(shape: Size, kernel: Kernel, spelling: str) -> Size:
+    """Return the shape of a stored weight as that of a convolution's weight."""
+    if not kernel.linear:
+        return shape
+    rows = shape if spelling == TORCH else shape[::-1]
+    return (*rows, 1, 1)
+
+
+def extent_of(term: Term, shapes: Shapes, spelling: str) -> Size:
+    """Return the window of a resolved term on its input, dilation included."""
+    if isinstance(term, Kernel):
+        window = matrix(shapes[term.weight], term, spelling)[2:]
+        dilation = int(term.dilation)
+        return tuple((size - 1) * dilation + 1 for size in window)
+    if isinstance(term, Mean):
+        return tuple(shapes[term.like][2:])
+    if isinstance(term, Chain | Sum):
+        parts = term.parts if isinstance(term, Chain) else term.branches
+        extents = [extent_of(part, shapes, spelling) for part in parts if _windowed(part)]
+        axes = zip(*extents, strict=True)
+        if isinstance(term, Sum):
+            return tuple(max(axis) for axis in axes) or _ONE
+        return tuple(sum(size - 1 for size in axis) + 1 for axis in axes) or _ONE
+    return _ONE
+
+
+def _windowed(term: Term) -> bool:
+    return any(isinstance(leaf, Kernel | Mean) for leaf in leaves(term))
+
+
+class _Reading:
+    def __init__(self, term: Term, shapes: Shapes, same_groups: bool, spelling: str) -> None:
+        self.term, self.shapes, self.spelling = term, shapes, spelling
+        self.same_groups = same_groups
+        self.kernels = [leaf for leaf in leaves(term) if isinstance(leaf, Kernel)]
+        self.known: dict[str, int] = {}
+        self.first: list[Kernel] = []  # convolutions that see the block's input
+
+    def geometry(self) -> Geometry:
+        for kernel in self.kernels:
+            self.check_kernel(kernel)
+        self.outputs_of_kernels()
+        channels = self.channels_in(self.term)
+        outputs = self.channels_out(self.term, channels)
+        if channels is None and preserves(self.term):
+            channels = outputs
+        if outputs is None:
+            raise MisfitError("no array tells the number of channels")
+        self.walk(self.term, channels)
+        self.fill_groups()
+        groups = self.common_groups()
+        window = extent_of(self.term, self.shapes, self.spelling)
+        per_group = self.per_group(channels, groups)
+        stored = sum(prod(shape) for shape in map(self.shape, self.kernels))
+        return Geometry(outputs, per_group, groups, window, self.known, stored)
+
+    def outputs_of_kernels(self) -> None:
+        """Check what is one number for each output channel against the weight before it."""
+        for kernel in self.kernels:
+            if kernel.bias != NEVER:
+                self.need(kernel.shift, self.shape(kernel)[:1], flat=True)
+
+    def shape(self, kernel: Kernel) -> Size:
+        return matrix(self.shapes[kernel.weight], kernel, self.spelling)
+
+    def check_kernel(self, kernel: Kernel) -> None:
+        stored = self.shapes[kernel.weight]
+        axes = 2 if kernel.linear else _AXES
+        if len(stored) != axes or 0 in stored:
+            needed = "two axes" if kernel.linear else "(O, I/G, KH, KW)"
+            what = f"'{kernel.weight}' has the shape {stored}; needed: {needed}"
+            raise MisfitError(what, windows=True)
+        window, wanted = self.shape(kernel)[2:], self.window(kernel)
+        if isinstance(wanted, str) or window != wanted:
+            what = f"'{kernel.weight}' has the shape {stored}; needed: {self.said(kernel)}"
+            raise MisfitError(what, windows=True)
+
+    def window(self, kernel: Kernel) -> Size | str:
+        """Return the window that ``kernel`` has to have; a text where its own cannot be."""
+        own, first = self.shape(kernel)[2:], self.shape(self.kernels[0])[2:]
+        odd = all(size % 2 for size in own)
+        size = kernel.size
+        if isinstance(size, tuple):
+            return size
+        if size == WIDE:
+            wide = next(self.shape(k)[2:] for k in self.kernels if k.size == WIDE)
+            return wide if odd and prod(own) > 1 else ""
+        if size == POINT:
+            return (1, 1)
+        if size == ODD:
+            return own if odd else ""
+        if size == SMALLER:
+            fits = all(mine <= theirs for mine, theirs in zip(own, first, strict=True))
+            return own if odd and fits else ""
+        if size in (COLUMN, ROW):
+            return (first[0], 1) if size == COLUMN else (1, first[1])
+        raise ValueError(f"a kernel cannot be '{size}'")
+
+    def said(self, kernel: Kernel) -> str:
+        wanted = self.window(kernel)
+        if not isinstance(wanted, str):
+            return f"a window of {wanted}"
+        if kernel.size == WIDE:
+            return "(O, I/G, KH, KW) with an odd kernel"
+        smaller = " no larger than the first" if kernel.size == SMALLER else ""
+        return f"an odd window{smaller}"
+
+    def need(self, key: str, needed: Size, *, flat: bool = False) -> None:
+        found = self.shapes[key]
+        fits = (prod(found) == needed[0] and len(found) <= _AXES) if not flat else found == needed
+        if not fits:
+            raise MisfitError(f"'{key}' has the shape {found}; needed: {needed}")
+
+    def channels_in(self, term: Term) -> int | None:
+        """Return the input channels of ``term`` where a part that sees the input tells."""
+        if isinstance(term, Norm):
+            return prod(self.shapes[term.keys[2]])
+        if isinstance(term, Scale):
+            return self.channels_of_scale(term)
+        if isinstance(term, Chain):
+            for part in term.parts:
+                channels = self.channels_in(part)
+                if channels is not None or not preserves(part):
+                    return channels
+            return None
+        if isinstance(term, Sum):
+            found = [self.channels_in(part) for part in term.branches]
+            told = next((channels for channels in found if channels is not None), None)
+            if told is None and any(preserves(part) for part in term.branches):
+                return self.channels_out(term, None)
+            return told
+        if isinstance(term, Kernel) and term.depthwise:
+            return self.shape(term)[0]
+        return None
+
+    def channels_of_scale(self, scale: Scale) -> int | None:
+        sizes = [prod(self.row(key, scale)) for key in (scale.factor, scale.shift) if key]
+        return max(sizes) if sizes and max(sizes) > 1 else None
+
+    def row(self, key: str, scale: Scale) -> Size:
+        shape = self.shapes[key]
+        return shape if scale.row is None else shape[1:]
+
+    def channels_out(self, term: Term, channels: int | None) -> int | None:
+        if isinstance(term, Kernel):
+            return self.shape(term)[0]
+        if isinstance(term, Norm):
+            return prod(self.shapes[term.keys[2]])
+        if isinstance(term, Scale):
+            return self.channels_of_scale(term) or channels
+        if isinstance(term, Chain):
+            for part in term.parts:
+                channels = self.channels_out(part, channels)
+            return channels
+        if isinstance(term, Sum):
+            found = [self.channels_out(part, channels) for part in term.branches]
+            return next((one for one in found if one is not None), None)
+        return channels
+
+    def walk(self, term: Term, channels: int | None, *, first: bool = True) -> int | None:
+        """Check every array against the channels that reach it; return those that leave."""
+        if isinstance(term, Kernel):
+            return self.walk_kernel(term, channels, first)
+        if isinstance(term, Norm):
+            told = prod(self.shapes[term.keys[2]])
+            needed = (told if channels is None else channels,)
+            for key in term.keys:
+                if key:
+                    self.need(key, needed, flat=True)
+            return needed[0]
+        if isinstance(term, Scale):
+            return self.walk_scale(term, channels)
+        if isinstance(term, Chain):
+            for part in term.parts:
+                channels = self.walk(part, channels, first=first)
+                first = first and preserves(part)
+            return channels
+        if isinstance(term, Sum):
+            return self.walk_sum(term, channels, first)
+        return channels
+
+    def walk_sum(self, term: Sum, channels: int | None, first: bool) -> int | None:
+        outputs: int | None = None
+        for part in term.branches:
+            made = self.walk(part, channels, first=first)
+            if outputs is not None and made is not None and made != outputs:
+                leaf = next((leaf for leaf in leaves(part) if isinstance(leaf, Kernel)), None)
+                what = f"'{leaf.weight}'" if leaf else f"branch '{part.label}'"
+                shape = f" has the shape {self.shapes[leaf.weight]} and" if leaf else ""
+                raise MisfitError(
+                    f"{what}{shape} makes {made} channels; needed: {outputs}, as the first branch"
+                )
+            outputs = outputs if outputs is not None else made
+        return outputs
+
+    def walk_kernel(self, kernel: Kernel, channels: int | None, first: bool) -> int:
+        outputs, per_group = self.shape(kernel)[:2]
+        if first:
+            self.first.append(kernel)
+        if channels is not None:
+            if channels % per_group or outputs % (channels // per_group):
+                raise MisfitError(
+                    f"'{kernel.weight}' has the shape {self.shapes[kernel.weight]}, which "
+                    f"{channels} input channels do not allow in any number of groups"
+                )
+            self.known[kernel.weight] = channels // per_group
+        if kernel.depthwise and per_group != 1:
+            raise MisfitError(
+                f"'{kernel.weight}' has the shape {self.shapes[kernel.weight]}; needed: one "
+                "input channel for each group"
+            )
+        one = channels in (None, per_group)
+        if (kernel.dense and not one) or (kernel.grouped and one):
+            raise MisfitError(
+                f"'{kernel.weight}' has the shape {self.shapes[kernel.weight]}; needed: "
+                f"{channels} input channels in {'one group' if kernel.dense else 'several groups'}"
+            )
+        return outputs
+
+    def walk_scale(self, scale: Scale, channels: int | None) -> int | None:
+        own = self.channels_of_scale(scale)
+        for key in (scale.factor, scale.shift):
+            if not key:
+                continue
+            shape = self.shapes[key]
+            row = self.row(key, scale)
+            if scale.row is not None and (len(shape) != 2 or scale.row >= shape[0]):
+                raise MisfitError(f"'{key}' has the shape {shape}; needed: a row {scale.row}")
+            needed = channels if channels is not None else own
+            allowed = (1,) if scale.scalar else (1, needed)
+            if prod(row) not in allowed or len(row) > _AXES:
+                said = "(1,)" if scale.scalar or needed is None else f"({needed},) or (1,)"
+                raise MisfitError(f"'{key}' has the shape {shape}; needed: {said}")
+        return channels if channels is not None else own
+
+    def fill_groups(self) -> None:
+        """Give every convolution the block's groups where it is known that all have the same."""
+        told = {count for key, count in self.known.items()}
+        if self.same_groups and len(told) == 1:
+            for kernel in self.kernels:
+                self.known.setdefault(kernel.weight, next(iter(told)))
+        widths = {self.shape(kernel)[1] for kernel in self.first if kernel.weight not in self.known}
+        if len(widths) > 1:
+            first, second = (
+                self.first[0],
+                next(k for k in self.first if self.shape(k)[1] != self.shape(self.first[0])[1]),
+            )
+            raise MisfitError(
+                f"'{second.weight}' has the shape {self.shapes[second.weight]}; needed: "
+                f"{self.shape(first)[1]} input channels for each group, as '{first.weight}' has"
+            )
+
+    def common_groups(self) -> int | None:
+        """Return the groups of the fused convolution, None where nothing tells."""
+        if any(kernel.weight not in self.known for kernel in self.kernels):
+            return None
+        counts = list(self.known.values())
+        return gcd(*counts) if counts else None
+
+    def per_group(self, channels: int | None, groups: int | None) -> int:
+        if channels is not None and groups is not None:
+            return channels // groups
+        if self.first:
+            return self.shape(self.first[0])[1]
+        return 1
+
+
+def preserves(term: Term) -> bool:
+    """Return whether a resolved term keeps the number of channels, whatever it is."""
+    if isinstance(term, Chain):
+        return all(preserves(part) for part in term.parts)
+    if isinstance(term, Sum):
+        return any(preserves(part) for part in term.branches)
+    return isinstance(term, Input | Mean | Norm | Scale)

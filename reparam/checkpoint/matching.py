@@ -1,0 +1,189 @@
+"""Finding re-parameterizable blocks among names and shapes, in one pass over the names.
+
+Names propose, all the names under a prefix and the shapes decide. Where several families fit, the
+one that explains the most keys is right: an outer BatchNorm that a smaller family does not know
+is part of the sum. Two that explain the same keys in different ways are the user's to decide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from reparam.checkpoint.block_match import BlockMatch
+from reparam.checkpoint.deciding import Failure, Names, decide
+from reparam.checkpoint.families import FAMILIES, Family
+from reparam.checkpoint.families.terms import (
+    PADDLE,
+    STATISTICS,
+    TORCH,
+    leaves,
+    required_leaves,
+)
+from reparam.checkpoint.geometry import MisfitError, Shapes, geometry_of
+from reparam.checkpoint.resolving import keys_of, possible_keys, resolve
+
+_DIGITS = re.compile(r"\d+")
+_ENOUGH = 8  # names of a family without anchors that make a block with one missing, not another
+_AXES = 4  # of a convolution's weight
+_NORM_KEYS = ("weight", *STATISTICS[PADDLE], *STATISTICS[TORCH])
+
+
+@dataclass(frozen=True)
+class Found:
+    """What names and shapes say: blocks in train-time form, prefixes in deploy form, and doubts.
+
+    ``spared`` are those that could not be fused and need not be, with the reason.
+    """
+
+    blocks: tuple[BlockMatch, ...]
+    deployed: tuple[tuple[str, Family], ...]
+    doubts: tuple[tuple[str, str], ...]
+    spared: tuple[tuple[str, str], ...] = ()
+
+
+def _none(_: str) -> bool:
+    return False
+
+
+def find_blocks(
+    shapes: Shapes,
+    chosen: Sequence[Family] = (),
+    spared: Callable[[str], bool] = _none,
+) -> Found:
+    """Find every block of every family in one pass over the names.
+
+    Args:
+        chosen: families that come first where names and shapes leave it open.
+        spared: which blocks are to be left as they are, whatever is wrong with them.
+
+    Raises:
+        CheckpointError: a block whose names are distinctive lacks a key, has one that no family
+            explains, or one of a shape that cannot be; or two families fit equally well.
+    """
+    names = Names(shapes)
+    matches, failures = [], []
+    for prefix, family, values in candidates(shapes, FAMILIES):
+        result = _tried(prefix, family, values, names.under(prefix), shapes)
+        if isinstance(result, BlockMatch):
+            matches.append(result)
+        elif result is not None:
+            failures.append(result)
+    decision = decide(matches, failures, names, chosen, spared)
+    blocks = decision.blocks
+    prefixes = {match.prefix for match in blocks}
+    deployed = ((p, f) for p, f in _deployed(shapes) if p not in prefixes)
+    order = {key: place for place, key in enumerate(shapes)}
+    blocks.sort(key=lambda match: min(order[key] for key in match.branch_keys))
+    known = tuple((prefix.rstrip("."), family) for prefix, family in deployed)
+    return Found(
+        tuple(blocks), known, tuple(decision.doubts.items()), tuple(decision.spared.items())
+    )
+
+
+def _tried(
+    prefix: str,
+    family: Family,
+    values: Mapping[str, str],
+    names: frozenset[str],
+    shapes: Shapes,
+) -> BlockMatch | Failure | None:
+    """Return the block that a candidate is, why it does not fit, or None: nothing alike."""
+    resolved = resolve(family, prefix, names, values)
+    term, missing = resolved.term, list(dict.fromkeys(resolved.missing))
+    if term is None:
+        return None
+    keys = (key for leaf in leaves(term) for key in keys_of(leaf))
+    seen = tuple(dict.fromkeys(key for key in keys if key in shapes))
+    if missing:
+        alike = family.distinctive or (len(missing) == 1 and len(seen) >= _ENOUGH)
+        problem = f"'{missing[0]}' is missing"
+        return Failure(prefix, family, problem, len(missing), seen) if alike else None
+    spelling = TORCH if any(key.endswith(STATISTICS[TORCH]) for key in seen) else PADDLE
+    try:
+        geometry = geometry_of(term, shapes, same_groups=family.same_groups, spelling=spelling)
+    except MisfitError as error:
+        return Failure(prefix, family, str(error), 0, seen, error.windows)
+    counters = tuple(resolved.counters)
+    match = BlockMatch(prefix, family, term, geometry, spelling, counters, values=values)
+    beside = match.weight_key in shapes and match.weight_key not in match.branch_keys
+    return replace(match, has_deploy=beside)
+
+
+@lru_cache(maxsize=8)
+def _index(families: tuple[Family, ...]) -> tuple[Mapping[str, list[tuple[Family, str]]], int]:
+    """Return which families' names end in what, digits aside, and the most words of such a name."""
+    index: dict[str, dict[tuple[str, str, str], tuple[Family, str]]] = {}
+    for family in families:
+        leaf_of = leaves if family.distinctive else required_leaves
+        for key in (key for leaf in leaf_of(family.term) for key in possible_keys(leaf)):
+            if not family.distinctive or is_anchored(family, key):
+                entry = (family.name, family.part, key)
+                index.setdefault(_normal(key), {})[entry] = (family, key)
+    most = max(name.count(".") for name in index) + 1
+    return {name: list(entries.values()) for name, entries in index.items()}, most
+
+
+def is_anchored(family: Family, name: str) -> bool:
+    """Return whether a name under the block begins with one that only the family uses."""
+    return any(name == anchor or name.startswith(f"{anchor}.") for anchor in family.anchors)
+
+
+def _normal(name: str) -> str:
+    return _DIGITS.sub("#", re.sub(r"\{\w+\}", "#", name))
+
+
+def candidates(
+    shapes: Shapes, families: tuple[Family, ...]
+) -> Iterator[tuple[str, Family, Mapping[str, str]]]:
+    """Yield prefixes under which a name of a family stands, in the order of the file.
+
+    The last of the three is what stands in place of ``{n}``, the number of the block itself.
+    """
+    index, most = _index(families)
+    seen = set()
+    for key in shapes:
+        words = key.split(".")
+        for count in range(1, min(most, len(words)) + 1):
+            tail = ".".join(words[-count:])
+            for family, name in index.get(_DIGITS.sub("#", tail), ()):
+                match = _template(name).fullmatch(tail)
+                if match is None:
+                    continue
+                values = match.groupdict()
+                prefix = key[: len(key) - len(tail)]
+                candidate = (prefix, family.name, family.part, *values.values())
+                if candidate not in seen:
+                    seen.add(candidate)
+                    yield prefix, family, values
+
+
+@lru_cache(maxsize=4096)
+def _template(name: str) -> re.Pattern[str]:
+    pattern = re.escape(name).replace(r"\{n\}", r"(?P<n>\d+)")
+    return re.compile(re.sub(r"\\\{\w+\\\}", r"\\d+", pattern))
+
+
+def _deployed(shapes: Shapes) -> Iterator[tuple[str, Family]]:
+    """Yield prefixes under which a block's one convolution stands, with a bias and no BatchNorm."""
+    tails: dict[str, Family] = {}
+    for family in FAMILIES:
+        if family.deploy and "{" not in family.deploy:
+            tails.setdefault(family.deploy, family)
+    seen = set()
+    for key, shape in shapes.items():
+        module, _, last = key.rpartition(".")
+        if last != "weight" or len(shape) != _AXES:
+            continue
+        for tail in (module.rpartition(".")[2], ".".join(module.split(".")[-2:])):
+            family_of = tails.get(tail)
+            prefix = module[: len(module) - len(tail)]
+            if family_of is None or prefix in seen:
+                continue
+            plain = family_of.distinctive or set(shape[2:]) != {1}
+            norm = any(f"{prefix}bn.{name}" in shapes for name in _NORM_KEYS)
+            if plain and f"{module}.bias" in shapes and not norm:
+                seen.add(prefix)
+                yield prefix, family_of
