@@ -20,8 +20,8 @@ CLASS_EXPAND = 1280
 DROPOUT = 0.2
 SQUEEZE = 4  # channels of a block for one of its squeeze-excite
 
-# Settings of which a fused kernel keeps no trace: none, the kernels are told by the stage.
-LOST_IN_DEPLOY_FORM = ()
+# Settings of which a fused kernel keeps no trace: none.
+LOST_IN_DEPLOY_FORM: tuple[str, ...] = ()
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "pplcnetv2_small": {"scale": 0.75, "depths": [2, 2, 4, 2]},
@@ -201,6 +201,11 @@ def settings_of(structure: Structure) -> tuple[str, dict[str, Any]]:
     for name, variant in VARIANTS.items():
         if Structure.of(**variant, **rest) == structure:
             return name, rest
-    published = [variant["scale"] for variant in VARIANTS.values()]
-    scale = scale_of(structure.channels, CHANNELS, DIVISOR, published)
+    scale = nearest_scale(structure.channels)
     return "pplcnetv2", {"scale": scale, "depths": list(structure.depths), **rest}
+
+
+def nearest_scale(channels: Sequence[int]) -> float:
+    """Return the scale of networks of these widths, or else the one that most of them fit."""
+    published = [variant["scale"] for variant in VARIANTS.values()]
+    return scale_of(lambda scale: widths(CHANNELS, scale, DIVISOR), channels, published)

@@ -5,6 +5,7 @@ Source: PaddleOCR 2.9, rec_lcnetv3.py, whose names the keys have.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -81,10 +82,8 @@ class Structure:
         """
         if not scale > 0:
             raise UnsupportedModelError("PP-LCNetV3 needs a positive 'scale'", found=f"{scale}")
-        maps = tuple(int(channels * scale) for channels in DETECTOR_CHANNELS)
-        structure = cls(
-            widths(CHANNELS, scale, DIVISOR), maps if det else None, conv_kxk_num, in_channels
-        )
+        maps = _maps(scale) if det else None
+        structure = cls(widths(CHANNELS, scale, DIVISOR), maps, conv_kxk_num, in_channels)
         structure.check()
         return structure
 
@@ -201,10 +200,24 @@ def settings_of(structure: Structure) -> tuple[str, dict[str, Any]]:
     for name, variant in VARIANTS.items():
         if Structure.of(**variant, **rest) == structure:
             return name, rest
-    return "pplcnetv3", {"scale": nearest_scale(structure), "det": det, **rest}
+    scale = nearest_scale(structure.channels, structure.detector_channels or ())
+    return "pplcnetv3", {"scale": scale, "det": det, **rest}
 
 
-def nearest_scale(structure: Structure) -> float:
-    """Return a scale that ``structure`` has, or else the one that most of its widths fit."""
+def nearest_scale(channels: Sequence[int], detector_channels: Sequence[int]) -> float:
+    """Return the scale of networks of these widths, or else the one that most of them fit.
+
+    Args:
+        detector_channels: none of a recogniser.
+    """
+
+    def widths_of(scale: float) -> tuple[int, ...]:
+        return (*widths(CHANNELS, scale, DIVISOR), *_maps(scale)[: len(detector_channels)])
+
     published = [variant["scale"] for variant in VARIANTS.values()]
-    return scale_of(structure.channels, CHANNELS, DIVISOR, published)
+    return scale_of(widths_of, (*channels, *detector_channels), published)
+
+
+def _maps(scale: float) -> tuple[int, ...]:
+    """Return the channels of the feature maps of a text detector, rounded down."""
+    return tuple(int(channels * scale) for channels in DETECTOR_CHANNELS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 
 def divisible(channels: float, divisor: int) -> int:
@@ -17,20 +17,23 @@ def widths(base: Sequence[int], scale: float, divisor: int) -> tuple[int, ...]:
 
 
 def scale_of(
-    found: Sequence[int], base: Sequence[int], divisor: int, published: Sequence[float]
+    widths_of: Callable[[float], Sequence[int]], found: Sequence[int], published: Sequence[float]
 ) -> float:
     """Return a scale whose widths are ``found``, or else the one that most of them fit.
 
     Several scales have the same widths, and so the same network: a published one is preferred,
     then one of few decimals.
     """
-    last = found[-1] / base[-1]
-    near = divisor / base[-1]  # a wrong scale is off by more than this
-    round_ones = [step / 20 for step in range(1, 81)] + [step / 100 for step in range(1, 401)]
-    fine = [step / 1000 for step in range(1, 4001) if abs(step / 1000 - last) < near]
-    best, most = 1.0, -1
-    for scale in (*published, *round_ones, *fine, last):
-        fitting = sum(a == b for a, b in zip(widths(base, scale, divisor), found, strict=True))
-        if fitting > most:
-            best, most = scale, fitting
-    return best
+
+    def fitting(scale: float) -> int:
+        return sum(a == b for a, b in zip(widths_of(scale), found, strict=True))
+
+    rough = max((*published, *_steps(20), *_steps(100)), key=fitting)
+    if fitting(rough) == len(found):
+        return rough
+    return max((rough, *_steps(1000)), key=fitting)
+
+
+def _steps(denominator: int) -> list[float]:
+    """Return the fractions of ``denominator`` up to 4."""
+    return [step / denominator for step in range(1, 4 * denominator + 1)]
