@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reparam.models import cspresnet_inference, cspresnet_layout, repvgg_inference, repvgg_layout
+from reparam.models import (
+    cspresnet_inference,
+    cspresnet_layout,
+    mobileone_inference,
+    mobileone_layout,
+    pplcnetv2_inference,
+    pplcnetv2_layout,
+    pplcnetv3_inference,
+    pplcnetv3_layout,
+    repvgg_inference,
+    repvgg_layout,
+)
 from reparam.models.layout import Account, Shape
 
 # A checkpoint is of a family when this share of all keys, found or needed, is right. One defect
@@ -16,6 +27,9 @@ _LEAST_AGREEMENT = 0.75
 _FAMILIES: tuple[tuple[Any, Any], ...] = (
     (cspresnet_inference, cspresnet_layout),
     (repvgg_inference, repvgg_layout),
+    (mobileone_inference, mobileone_layout),
+    (pplcnetv2_inference, pplcnetv2_layout),
+    (pplcnetv3_inference, pplcnetv3_layout),
 )
 
 
@@ -68,17 +82,17 @@ def recognise(shapes: Mapping[str, Shape]) -> Recognised | None:
         if account.agreement < _LEAST_AGREEMENT:
             continue
         name, settings = family.settings_of(structure)
-        return _recognised(name, settings, structure.assumed, account)
+        assumed = dict(structure.assumed)
+        if account.form == "deploy":
+            for lost in family.LOST_IN_DEPLOY_FORM:
+                assumed[lost] = settings.pop(lost)
+        return _recognised(name, settings, assumed, account)
     return None
 
 
 def _recognised(
     name: str, settings: dict[str, Any], assumed: dict[str, Any], account: Account
 ) -> Recognised:
-    if account.form == "deploy" and "use_alpha" in settings:
-        # A fused kernel keeps no trace of alpha.
-        settings = {key: value for key, value in settings.items() if key != "use_alpha"}
-        assumed = {**assumed, "use_alpha": False}
     return Recognised(
         name=name,
         settings=settings,
