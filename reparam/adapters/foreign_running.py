@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from reparam.adapters.foreign_import import first_line, stdout_as_stderr
-from reparam.adapters.foreign_layers import copy_of, sublayer
+from reparam.adapters.foreign_parts import copy_of, sublayer
 from reparam.adapters.paddle_models import Array, import_paddle, in_float64
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.errors import UnsupportedModelError
@@ -151,6 +151,20 @@ def calls_of(fed: Fed, paths: Sequence[str], x: Array) -> dict[str, Call]:
     with paddle.no_grad():
         watched(paddle.to_tensor(x))
     return seen
+
+
+def parts_run(block: Any, call: Call) -> list[str]:
+    """Return the paths of the parts of a block that run when it is called, in their order.
+
+    Raises:
+        Exception: whatever the block raises.
+    """
+    seen: dict[str, Call] = {}
+    watched = copy_of(block)
+    for path, part in watched.named_sublayers():
+        _watch(part, path, seen)
+    run_block(watched, call, "float32")
+    return list(seen)
 
 
 def run_block(block: Any, call: Call, dtype: str) -> list[Array]:

@@ -54,6 +54,7 @@ class Geometry:
         groups: None where names and shapes do not tell; the fused weight does not depend on it.
         kernel: of the fused convolution, dilation of branches included.
         known: group count of each stored convolution by the key of its weight, where known.
+        stored: elements of all stored kernels, the MACs of the block for one output position.
     """
 
     outputs: int
@@ -61,11 +62,17 @@ class Geometry:
     groups: int | None
     kernel: Size
     known: Mapping[str, int]
+    stored: int
 
     @property
     def weight(self) -> Size:
         """Shape of the fused weight: (O, I/G, KH, KW)."""
         return (self.outputs, self.per_group, *self.kernel)
+
+    @property
+    def fused(self) -> int:
+        """Elements of the fused kernel, its MACs for one output position."""
+        return prod(self.weight)
 
 
 def geometry_of(term: Term, shapes: Shapes, *, same_groups: bool, spelling: str) -> Geometry:
@@ -129,7 +136,9 @@ class _Reading:
         self.fill_groups()
         groups = self.common_groups()
         window = extent_of(self.term, self.shapes, self.spelling)
-        return Geometry(outputs, self.per_group(channels, groups), groups, window, self.known)
+        per_group = self.per_group(channels, groups)
+        stored = sum(prod(shape) for shape in map(self.shape, self.kernels))
+        return Geometry(outputs, per_group, groups, window, self.known, stored)
 
     def outputs_of_kernels(self) -> None:
         """Check what is one number for each output channel against the weight before it."""
@@ -285,6 +294,12 @@ class _Reading:
             raise MisfitError(
                 f"'{kernel.weight}' has the shape {self.shapes[kernel.weight]}; needed: one "
                 "input channel for each group"
+            )
+        one = channels in (None, per_group)
+        if (kernel.dense and not one) or (kernel.grouped and one):
+            raise MisfitError(
+                f"'{kernel.weight}' has the shape {self.shapes[kernel.weight]}; needed: "
+                f"{channels} input channels in {'one group' if kernel.dense else 'several groups'}"
             )
         return outputs
 

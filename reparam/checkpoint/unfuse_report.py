@@ -15,7 +15,8 @@ MEANING = (
 TRAINING = (
     "to train further, keep the BatchNorms in evaluation mode (freeze their statistics): those of "
     "the data are not in a deploy form, and normalizing by batches would change the function at "
-    "the first step"
+    "the first step. reparam.expand(network, 'repvgg', data=batches) makes blocks of a deploy "
+    "network whose BatchNorms fit the data"
 )
 
 

@@ -195,7 +195,8 @@ def _set_diagonal(weight: Array) -> None:
     """Set one tap of each output channel of a weight of zeros: its own channel, or the nearest."""
     outputs, inputs, *window = weight.shape
     rows = np.arange(outputs)
-    weight[(rows, rows % inputs, *(size // 2 for size in window))] = 1
+    place = (rows, rows % inputs, *(size // 2 for size in window))
+    weight[place] = 1
 
 
 def carrier_of(match: BlockMatch, shapes: Shapes) -> Kernel:

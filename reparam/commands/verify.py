@@ -81,7 +81,7 @@ def command(
     )
     with progress(f"comparing {candidate or 'its fusion'} with {path}"):
         result = verify(path, candidate, probing)
-    notices = [*chosen.notices, *_unused(result)]
+    notices = [*result.notices, *chosen.notices, *_unused(result)]
     if as_json:
         print_json("verify", result.verdict, {**result.to_json(), "notices": notices})
     else:

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from reparam.adapters.closeness import FACTOR
+from reparam.adapters.closeness import UNDECIDABLE as WEAKEST
 from reparam.adapters.foreign_import import first_line
-from reparam.adapters.foreign_layers import copy_of, sublayer
+from reparam.adapters.foreign_parts import copy_of
 from reparam.adapters.foreign_running import (
     Call,
-    Fed,
     absolute,
-    calls_of,
     jittered,
     kernel_of,
     run_block,
@@ -40,23 +39,12 @@ WHY = (
 _JITTERS = range(3)  # seeds of copies with weights off by one rounding
 _ALONE = 4  # channels that are probed one by one
 
+TOO_LOOSE = "its largest output, so its outputs prove nothing"
 NOT_REACHED = "the network does not run it in evaluation mode, so nothing can be compared"
 
 
-def compare_layer_blocks(original: Fed, converted: Any, paths: Sequence[str], x: Array) -> Stage:
-    """Compare the blocks at ``paths`` of two networks that were one before a conversion.
-
-    Args:
-        original: before it, in float32 and evaluation mode.
-        converted: the Layer after it.
-        paths: of blocks that are in both.
-        x: an image that the network runs on; blocks are found on the way it takes.
-    """
-    calls = calls_of(original, paths, x)
-    results = []
-    for path in paths:
-        block, other = sublayer(original.network, path), sublayer(converted, path)
-        results.append(_compare(path or "(root)", block, other, calls.get(path)))
+def blocks_stage(results: Sequence[BlockResult]) -> Stage:
+    """Return the stage that the comparisons of blocks come to."""
     wrong = [result for result in results if result.verdict == DIFFERENT]
     unclear = [result for result in results if result.verdict == UNDECIDABLE]
     verdict, summary = EQUAL, f"{len(results)} blocks equal"
@@ -72,7 +60,15 @@ def compare_layer_blocks(original: Fed, converted: Any, paths: Sequence[str], x:
     return Stage("blocks", verdict, summary, WHY, blocks=tuple(results))
 
 
-def _compare(where: str, block: Any, other: Any, call: Call | None) -> BlockResult:
+def compare_block(where: str, block: Any, other: Any, call: Call | None) -> BlockResult:
+    """Compare a block with what was made of it.
+
+    Args:
+        where: what the result calls it.
+        block: as it was, in float32.
+        other: after its conversion; None if it is gone.
+        call: how the network calls the block; None if it does not.
+    """
     if call is None:
         return _undecidable(where, NOT_REACHED)
     if not any(array.dtype.kind == "f" for array in call.arrays()):
@@ -86,7 +82,7 @@ def _compare(where: str, block: Any, other: Any, call: Call | None) -> BlockResu
     if any(y.dtype != np.float64 for outputs in truths.values() for y in outputs):
         return _undecidable(where, "it computes in a fixed precision, so there is no truth")
     roundings = _roundings(block)
-    results = []
+    results, seen = [], []
     for name, probe in inputs.items():
         found = _run_converted(other, probe)
         if isinstance(found, str):
@@ -95,7 +91,12 @@ def _compare(where: str, block: Any, other: Any, call: Call | None) -> BlockResu
         references += [run_block(copy, probe, "float64") for copy in shaken]
         terms = run_block(bounding, _absolute_call(probe), "float64")
         results.append(_judge(where, name, truths[name], references, found, terms, roundings))
-    return max(results, key=_share)
+        scale = max((np.abs(y).max(initial=0) for y in truths[name]), default=0.0)
+        seen += [results[-1].bound / scale] if scale else []
+    worst = max(results, key=_share)
+    if worst.verdict == EQUAL and seen and min(seen) > WEAKEST:
+        return _undecidable(where, f"rounding alone may move {min(seen):.2g} of {TOO_LOOSE}")
+    return worst
 
 
 def _undecidable(where: str, reason: str) -> BlockResult:

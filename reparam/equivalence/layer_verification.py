@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reparam.adapters.foreign_layers import block_paths, convert, shapes_of
+from reparam.adapters.foreign_converting import convert, tried_blocks
+from reparam.adapters.foreign_methods import block_paths
 from reparam.adapters.foreign_models import ForeignModel
+from reparam.adapters.foreign_parts import is_inside, outermost, shapes_of, sublayer
 from reparam.adapters.foreign_running import Fed
-from reparam.adapters.paddle_models import as_float32, in_float64, run_layer
+from reparam.adapters.paddle_models import (
+    as_float32,
+    in_float64,
+    load_arrays,
+    run_layer,
+    state_of,
+)
 from reparam.checkpoint import Checkpoint, load_checkpoint
 from reparam.checkpoint.fusing import listing
 from reparam.checkpoint.manifest import source_of, wanted_of
 from reparam.equivalence import networks
 from reparam.equivalence.carried import WHY as CARRIED
-from reparam.equivalence.layer_blocks import compare_layer_blocks
+from reparam.equivalence.layer_proving import compare_layer_blocks, prove
 from reparam.equivalence.loading import candidate_of
 from reparam.equivalence.probes import DEFAULT_SIZES, Probing, network_probes, probes
 from reparam.equivalence.records import DIFFERENT, EQUAL, Stage, Verification, verdict_of
@@ -106,12 +114,11 @@ def verify_layers(
     truth = LayerTruth(first.arrays, model, probing.sizes[0])
     _need_channels(truth, probing)
     if candidate is None:
-        conversion = convert(truth.layer.network)
-        if conversion.converted:
-            paths = ["" if done.where == "(root)" else done.where for done in conversion.converted]
-            stages = [truth.compare_blocks(conversion.layer, paths)]
-            stages += _network(truth, conversion.layer, probing, stages)
-            return _verification(first, IN_MEMORY, "", model, stages)
+        proved = prove(truth.layer, truth.image)
+        if proved.stage.blocks:
+            stages = [proved.stage]
+            stages += _network(truth, proved.conversion.layer, probing, stages)
+            return _verification(first, IN_MEMORY, "", model, stages, proved.notices)
         source, *_ = source_of(first)
         first, second = load_checkpoint(source, prefix=wanted_of(first)), first
         truth = LayerTruth(first.arrays, model, truth.size)
@@ -135,23 +142,62 @@ def _need_channels(truth: LayerTruth, probing: Probing) -> None:
 def _checkpoint_stages(
     ours: Arrays, theirs: Arrays, truth: LayerTruth, probing: Probing
 ) -> list[Stage]:
-    other = truth.model.layer_of(theirs)
-    before, after = shapes_of(truth.layer.network), shapes_of(other)
-    paths = [path for path in block_paths(other) if _keys_of(before, path) != _keys_of(after, path)]
-    stages = [_compare_carried(ours, theirs, paths)]
-    forward, backward = _directions(truth.layer.network, paths)
+    network = truth.layer.network
+    convertible = tried_blocks(network)
+    other, read = _read(network, convertible, truth.model.layer_of(theirs))
+    known = dict.fromkeys([*block_paths(network), *block_paths(other)])
+    paths = outermost([p for p in known if p in read or _form_differs(network, other, p)])
+    stages = [_compare_carried(ours, theirs, _units(network, other, paths))]
+    forward = [path for path in paths if path in convertible]
     if forward:
         stages.append(truth.compare_blocks(other, forward))
+    backward = [path for path in paths if path not in convertible]
     if backward:  # the deploy form was named first
         swapped = LayerTruth(theirs, truth.model, truth.size)
-        stages.append(swapped.compare_blocks(truth.layer.network, backward))
+        stages.append(swapped.compare_blocks(network, backward))
     return [*stages, *_network(truth, other, probing, stages)]
 
 
-def _directions(network: Any, paths: list[str]) -> tuple[list[str], list[str]]:
-    """Part blocks in those that ``network`` has with branches, and those that it has without."""
-    done = {block.where.replace("(root)", "") for block in convert(network).converted}
-    return [p for p in paths if p in done], [p for p in paths if p not in done]
+def _read(network: Any, convertible: Sequence[str], other: Any) -> tuple[Any, list[str]]:
+    """Return ``other`` with blocks in deploy form where keys do not tell their form, and which.
+
+    Where both forms have the same keys, what differs between two files is what fusing one of them
+    wrote, and only the deploy form computes with it.
+    """
+    ours, arrays = state_of(network), dict(state_of(other))
+    read = [
+        path
+        for path in convertible
+        if not _form_differs(network, other, path)
+        and any(ours[key].tobytes() != arrays[key].tobytes() for key in _keys_of(ours, path))
+    ]
+    rest = [path for path in block_paths(other) if not is_inside(path, read)]
+    skip = [path for path in rest if not any(is_inside(one, [path]) for one in read)]
+    deployed = convert(other, skip=skip).layer if read else other
+    if deployed is other or shapes_of(deployed) != shapes_of(other):
+        return other, []
+    load_arrays(deployed, arrays)
+    return deployed, read
+
+
+def _form_differs(network: Any, other: Any, path: str) -> bool:
+    """Whether a block that is in both networks has other keys in one of them."""
+    if sublayer(network, path) is None or sublayer(other, path) is None:
+        return False
+    return _keys_of(shapes_of(network), path) != _keys_of(shapes_of(other), path)
+
+
+def _units(network: Any, other: Any, paths: Sequence[str]) -> list[str]:
+    """Return the innermost blocks in which the keys of two networks differ, if nowhere else."""
+    found: list[str] = []
+    before, after = shapes_of(network), shapes_of(other)
+    for path in paths:
+        inner = [one for one in block_paths(network) if one != path and is_inside(one, [path])]
+        inner = outermost([one for one in inner if _form_differs(network, other, one)])
+        changed = _keys_of(before, path) ^ _keys_of(after, path)
+        covered = bool(inner) and all(is_inside(key, inner) for key in changed)
+        found += _units(network, other, inner) if covered else [path]
+    return found
 
 
 def _network(truth: LayerTruth, layer: Any, probing: Probing, before: list[Stage]) -> list[Stage]:
@@ -176,7 +222,7 @@ def _with_onnx(first: Checkpoint, path: Path, truth: LayerTruth, probing: Probin
 def _compare_carried(ours: Arrays, theirs: Arrays, paths: list[str]) -> Stage:
     """Compare what is in no converted block, bit for bit."""
     first, second = as_float32(ours), as_float32(theirs)
-    rest = [key for key in first if not _is_in(key, paths)]
+    rest = [key for key in first if not is_inside(key, paths)]
     changed = tuple(
         key for key in rest if key not in second or first[key].tobytes() != second[key].tobytes()
     )
@@ -186,16 +232,17 @@ def _compare_carried(ours: Arrays, theirs: Arrays, paths: list[str]) -> Stage:
     return Stage("other arrays", EQUAL, f"{len(rest)} arrays identical", CARRIED)
 
 
-def _is_in(key: str, paths: list[str]) -> bool:
-    return any(not path or key.startswith(f"{path}.") for path in paths)
-
-
 def _keys_of(shapes: Mapping[str, Any], path: str) -> set[str]:
-    return {key for key in shapes if not path or key.startswith(f"{path}.")}
+    return {key for key in shapes if is_inside(key, [path])}
 
 
 def _verification(
-    first: Checkpoint, candidate: str, sha256: str, model: ForeignModel, stages: list[Stage]
+    first: Checkpoint,
+    candidate: str,
+    sha256: str,
+    model: ForeignModel,
+    stages: list[Stage],
+    notices: tuple[str, ...] = (),
 ) -> Verification:
     return Verification(
         original=str(first.path),
@@ -206,4 +253,5 @@ def _verification(
         epsilon=None,
         verdict=verdict_of(tuple(stages)),
         stages=tuple(stages),
+        notices=notices,
     )

@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from reparam.adapters.foreign_layers import Conversion, Converted, block_paths, convert
+from reparam.adapters.foreign_methods import block_paths
 from reparam.adapters.foreign_models import ForeignModel
-from reparam.adapters.paddle_models import state_of
+from reparam.adapters.foreign_trials import Converted
+from reparam.adapters.paddle_models import Array
 from reparam.checkpoint import Checkpoint, Left, load_checkpoint
 from reparam.checkpoint.files import format_of, write_arrays
 from reparam.checkpoint.fusing import need_finite
 from reparam.checkpoint.manifest import manifest_of, manifest_path
 from reparam.checkpoint.pipeline import check_outputs, target_of
+from reparam.equivalence.layer_proving import Proved, Wrong, prove
 from reparam.equivalence.layer_verification import LayerTruth
 from reparam.equivalence.probes import DEFAULT_SIZES, Probing
 from reparam.equivalence.records import DIFFERENT, UNDECIDABLE, BlockResult, Stage
@@ -120,8 +122,7 @@ def fuse_layers(
     need_finite(checkpoint.arrays)
     sizes = DEFAULT_SIZES if input_size is None else (input_size,)
     truth = LayerTruth(checkpoint.arrays, model, sizes[0])
-    layer, report = _converted(truth, Probing(sizes=sizes), skip)
-    arrays = state_of(layer)
+    arrays, report = _converted(truth, Probing(sizes=sizes), skip)
     notices = (*source_notices(checkpoint), *report.notices)
     report = replace(report, carried=_carried(checkpoint, arrays), notices=notices)
     if strict:
@@ -137,26 +138,20 @@ def fuse_layers(
     return LayerFusion(source, checkpoint.sha256, target, sha256, report)
 
 
-def convert_proved(
-    truth: LayerTruth, skip: Sequence[str] = ()
-) -> tuple[Conversion, tuple[BlockResult, ...], tuple[Left, ...]]:
+def convert_proved(truth: LayerTruth, skip: Sequence[str] = ()) -> Proved:
     """Return a converted copy of a network, the proof of each block, and what was left.
 
     Raises:
-        NotEquivalentError: a block is another function after its conversion.
-        NotFusibleError: a method failed.
+        NotEquivalentError: a block is another function after its conversion, and its structure is
+            not known.
+        NotFusibleError: a method failed, likewise.
     """
-    left = [Left(path, "--skip") for path in _skipped(truth.layer.network, skip)]
-    while True:
-        conversion = convert(truth.layer.network, [block.where for block in left])
-        paths = [_path(done.where) for done in conversion.converted]
-        stage = truth.compare_blocks(conversion.layer, paths)
-        if stage.verdict == DIFFERENT:
-            raise _refusal(stage, conversion)
-        unclear = [block for block in stage.blocks if block.verdict == UNDECIDABLE]
-        if not unclear:
-            return conversion, stage.blocks, tuple(left)
-        left += [Left(_path(block.where), block.reason) for block in unclear]
+    skipped = _skipped(truth.layer.network, skip)
+    proved = prove(truth.layer, truth.image, skipped)
+    if proved.wrong:
+        raise _refusal(proved.wrong, len(proved.checks))
+    left = (*(Left(path, "--skip") for path in skipped), *proved.left)
+    return replace(proved, left=left)
 
 
 def _skipped(network: Any, patterns: Sequence[str]) -> list[str]:
@@ -170,8 +165,11 @@ def _skipped(network: Any, patterns: Sequence[str]) -> list[str]:
     return [path for path in paths if any(fnmatchcase(path, one) for one in patterns)]
 
 
-def _converted(truth: LayerTruth, probing: Probing, skip: Sequence[str]) -> tuple[Any, LayerReport]:
-    conversion, checks, left = convert_proved(truth, skip)
+def _converted(
+    truth: LayerTruth, probing: Probing, skip: Sequence[str]
+) -> tuple[Mapping[str, Array], LayerReport]:
+    proved = convert_proved(truth, skip)
+    conversion, checks = proved.conversion, proved.checks
     network = truth.compare_network(conversion.layer, probing)
     if network.verdict == DIFFERENT:
         raise NotEquivalentError(
@@ -187,33 +185,30 @@ def _converted(truth: LayerTruth, probing: Probing, skip: Sequence[str]) -> tupl
             f"'{kept[0]}' first: their method does not remove them"
         )
     fused = tuple(map(ProvedBlock, conversion.converted, checks))
-    return conversion.layer, LayerReport(
+    return conversion.arrays, LayerReport(
         architecture=truth.model.spec,
         arguments=dict(truth.model.arguments),
         fused=fused,
         already=conversion.already,
-        left=left,
+        left=proved.left,
         carried=0,
         network=network,
-        notices=tuple(notices),
+        notices=(*notices, *proved.notices),
     )
 
 
-def _refusal(stage: Stage, conversion: Conversion) -> NotEquivalentError:
-    wrong = [block for block in stage.blocks if block.verdict == DIFFERENT]
+def _refusal(wrong: Sequence[Wrong], others: int) -> NotEquivalentError:
     first = wrong[0]
-    done = next(done for done in conversion.converted if done.where == first.where)
-    more = f"; {len(wrong)} of {len(stage.blocks)} blocks differ" if len(wrong) > 1 else ""
+    trial, result = first.trial, first.result
+    total = others + len(wrong)
+    more = f"; {len(wrong)} of {total} blocks differ" if len(wrong) > 1 else ""
     return NotEquivalentError(
-        f"{done.method}() makes another function of block '{first.where}'",
-        found=f"{first.reason}{more}",
-        why=f"the method is that of {done.kind}; what it stores is not what the block computes",
-        hint=f"--skip {first.where} leaves that block as it is",
+        f"{trial.method}() makes another function of block '{trial.where}'",
+        found=f"{result.reason}{more}",
+        why=f"the method is that of {trial.kind}; what it stores is not what the block computes, "
+        f"and {first.reason}",
+        hint=f"--skip {trial.where} leaves that block as it is",
     )
-
-
-def _path(where: str) -> str:
-    return "" if where == "(root)" else where
 
 
 def _carried(checkpoint: Checkpoint, arrays: Mapping[str, np.ndarray[Any, Any]]) -> int:
@@ -224,6 +219,13 @@ def _carried(checkpoint: Checkpoint, arrays: Mapping[str, np.ndarray[Any, Any]])
 
 
 def _need_all(source: Path, report: LayerReport) -> None:
+    broken = [proved.block for proved in report.fused if not proved.block.runs]
+    if broken:
+        raise NotFusibleError(
+            f"the deploy form of {len(broken)} block(s) in '{source}' is not what they were",
+            found=f"'{broken[0].where}': {broken[0].problem}",
+            why="--strict was given; without it the right weights are written",
+        )
     if report.fused and not report.left:
         return
     found = f"{len(report.already)} blocks in deploy form already" if report.already else ""

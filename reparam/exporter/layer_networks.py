@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reparam.adapters.foreign_layers import block_paths, convert
+from reparam.adapters.foreign_converting import tried_blocks
+from reparam.adapters.foreign_methods import block_paths
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.checkpoint import Checkpoint
 from reparam.checkpoint.fusing import need_finite
@@ -39,13 +40,15 @@ def network_of_model(
     truth = LayerTruth(checkpoint.arrays, model, size)
     layer, blocks = truth.layer.network, block_paths(truth.layer.network)
     notices = source_notices(checkpoint)
-    conversion, _, left = convert_proved(truth, skip)
+    proved = convert_proved(truth, skip)
+    conversion, left = proved.conversion, proved.left
     converted = [done.where for done in conversion.converted]
     fused = [path for path in blocks if path not in converted] if not fuse else blocks
     fused = [path for path in fused if path not in {one.where for one in left}]
     if fuse:
         layer = conversion.layer
         notices += [f"left as it is: {one.where}: {one.reason}" for one in left]
+        notices += proved.notices
     form = "deploy" if not converted else "mixed" if conversion.already else "train-time"
     return Network(
         name=model.spec,
@@ -71,4 +74,4 @@ def has_branches(checkpoint: Checkpoint, model: ForeignModel) -> bool:
     Raises:
         UnsupportedModelError, CheckpointError, NotFusibleError: as :func:`network_of_model`.
     """
-    return bool(convert(model.layer_of(checkpoint.arrays)).converted)
+    return bool(tried_blocks(model.layer_of(checkpoint.arrays)))

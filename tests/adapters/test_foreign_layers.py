@@ -5,16 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reparam.adapters.foreign_layers import (
-    block_paths,
-    convert,
-    copy_of,
-    input_channels,
-    load_in_its_form,
-    shapes_of,
-    sublayer,
-)
+from reparam.adapters.foreign_converting import convert
+from reparam.adapters.foreign_layers import input_channels, load_in_its_form
+from reparam.adapters.foreign_methods import block_paths
 from reparam.adapters.foreign_models import ForeignModel
+from reparam.adapters.foreign_parts import copy_of, shapes_of, sublayer
 from reparam.adapters.foreign_running import Call, calls_of, feed, run_block
 from reparam.adapters.paddle_models import import_paddle, state_of
 from reparam.errors import CheckpointError, NotFusibleError, UnsupportedModelError

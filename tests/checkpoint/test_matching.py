@@ -12,7 +12,7 @@ from reparam.checkpoint import matching as matching_module
 from reparam.checkpoint.blocks import find_blocks
 from reparam.checkpoint.families import CONV_BN, FAMILIES, Choice, Epsilon, Family
 from reparam.checkpoint.families import repvgg as repvgg_records
-from reparam.checkpoint.families.terms import POINT, Chain, Norm, Sum, conv_norm
+from reparam.checkpoint.families.terms import POINT, Chain, Kernel, Norm, Sum, conv_norm
 from reparam.checkpoint.plan import families_named, plan_of
 from reparam.errors import CheckpointError
 from tests.checkpoint.test_fusing import block_arrays
@@ -63,11 +63,36 @@ class TestSeveralFamilies:
         twin = replace(repvgg_records.REPVGG, name="Twin")
         known(monkeypatch, repvgg_records.REPVGG, twin)
         shapes = shapes_of(block_arrays("RepVGG"))
-        with pytest.raises(CheckpointError, match="two families") as error:
+        with pytest.raises(CheckpointError, match="several families") as error:
             find_blocks(shapes)
         assert "--family 'RepVGG' or --family 'Twin'" in str(error.value)
         (match,) = find_blocks(shapes, [twin]).blocks
         assert match.family is twin
+
+    def test_the_first_that_was_named_and_fits_is_taken(self, monkeypatch):
+        one, two = (replace(repvgg_records.REPVGG, name=name) for name in ("One", "Two"))
+        known(monkeypatch, repvgg_records.REPVGG, one, two)
+        shapes = shapes_of(block_arrays("RepVGG"))
+        for order in ([one, two], [two, one]):
+            (match,) = find_blocks(shapes, order).blocks
+            assert match.family is order[0]
+
+    def test_all_that_is_open_is_asked_at_once(self, monkeypatch):
+        twin = replace(repvgg_records.REPVGG, name="Twin")
+        third = replace(OUTER, term=OUTER.term.parts[0], name="Third")
+        known(monkeypatch, repvgg_records.REPVGG, twin, third)
+        shapes = shapes_of(block_arrays("RepVGG", prefix="a.", identity=False))
+        shapes |= shapes_of(block_arrays("RepVGG", prefix="b."))
+        shapes |= shapes_of(block_arrays("RepVGG", prefix="c."))
+        with pytest.raises(CheckpointError, match="and 2 more can be of several") as error:
+            find_blocks(shapes)
+        assert "'a': RepVGG, Third and Twin have the same" in error.value.found
+        assert "'b' and 1 more: RepVGG and Twin have the same" in error.value.found
+        assert "the first that fits is taken" in error.value.hint
+        with pytest.raises(CheckpointError, match="block 'b' can be"):
+            find_blocks(shapes, spared=lambda where: where != "b")
+        left = dict(find_blocks(shapes, spared=lambda _: True).spared)
+        assert set(left) == set("abc")
 
     def test_one_of_two_is_named_by_its_option(self, monkeypatch):
         with pytest.raises(CheckpointError, match="no family named 'repvg'") as error:
@@ -199,3 +224,14 @@ def test_inspecting_tells_of_a_damaged_block():
     found = find_blocks(shapes_of(arrays), spared=lambda _: True)
     assert [where for where, _ in found.spared] == ["b"]
     assert "'b.rbr_conv.1.conv.weight' is missing" in found.spared[0][1]
+
+
+def test_what_would_cost_more_as_one_convolution_is_left(monkeypatch):
+    chain = Chain(Kernel("row", (1, 7)), Kernel("column", (7, 1)))
+    epsilon = Epsilon.of(0.0, "none")
+    family = Family("Chain", chain, "fused", epsilon, anchors=("row", "column"))
+    known(monkeypatch, family)
+    shapes = {"b.row.weight": (1, 1, 1, 7), "b.column.weight": (1, 1, 7, 1)}
+    found = find_blocks(shapes)
+    assert not found.blocks
+    assert "49 MACs for each output position instead of 14" in dict(found.doubts)["b"]

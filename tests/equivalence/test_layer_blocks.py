@@ -7,10 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reparam.adapters.foreign_layers import convert
+from reparam.adapters.foreign_converting import convert
 from reparam.adapters.foreign_running import feed
 from reparam.adapters.paddle_models import import_paddle
-from reparam.equivalence.layer_blocks import NOT_REACHED, compare_layer_blocks
+from reparam.equivalence.layer_blocks import NOT_REACHED
+from reparam.equivalence.layer_proving import compare_layer_blocks
 from tests.own_network import MISTAKES, Block, Branch, build, randomised
 
 SIZE = (12, 10)

@@ -6,7 +6,15 @@ records and knows no family by name.
 
 from __future__ import annotations
 
-from reparam.checkpoint.families import lcnet, mobileone, repvgg
+from reparam.checkpoint.families import (
+    fastvit,
+    ghost,
+    lcnet,
+    mobileone,
+    qarepvgg,
+    repvgg,
+    yolo,
+)
 from reparam.checkpoint.families.family import Choice, Epsilon, Family
 from reparam.checkpoint.families.terms import ODD, Chain, Kernel, Norm
 
@@ -14,7 +22,11 @@ __all__ = ["CONV_BN", "FAMILIES", "Choice", "Epsilon", "Family"]
 
 FAMILIES: tuple[Family, ...] = (
     *repvgg.FAMILIES,
+    *yolo.FAMILIES,
+    *qarepvgg.FAMILIES,
     *mobileone.FAMILIES,
+    *fastvit.FAMILIES,
+    *ghost.FAMILIES,
     *lcnet.FAMILIES,
 )
 

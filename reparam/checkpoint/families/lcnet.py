@@ -26,7 +26,7 @@ V2 = Family(
     deploy="dw_conv",
     epsilon=_EPSILON,
     anchors=("dw_conv_list",),
-    stays=("se", "pw_conv", "shortcut_conv", "pw_bn", "act"),
+    stays=("se", "pw_conv", "pw_conv_1", "pw_conv_2", "shortcut_conv", "pw_bn", "act"),
     source="PaddleClas, legendary_models/pp_lcnet_v2.py",
 )
 

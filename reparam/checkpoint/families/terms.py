@@ -32,6 +32,7 @@ class Kernel:
         bias: whether it has one: ``maybe``, ``always`` or ``never``.
         dilation: a number, or the name in braces that tells it.
         depthwise: one group for each input channel; else as many groups as the block has.
+        dense, grouped: one group; more than one.
         weight_key, bias_key: in place of the names above.
         linear: a fully connected layer, a weight of two axes: (O, I) in PyTorch's spelling and
             (I, O) in Paddle's.
@@ -42,6 +43,8 @@ class Kernel:
     bias: str = MAYBE
     dilation: int | str = 1
     depthwise: bool = False
+    dense: bool = False
+    grouped: bool = False
     weight_key: str = ""
     bias_key: str = ""
     label: str = ""
@@ -188,10 +191,14 @@ def conv_norm(
     norm: str = "bn",
     dilation: int | str = 1,
     bias: str = MAYBE,
+    depthwise: bool = False,
+    dense: bool = False,
+    grouped: bool = False,
 ) -> Chain:
     """Return the term of a convolution and the BatchNorm after it, both under ``name``."""
+    kind = {"depthwise": depthwise, "dense": dense, "grouped": grouped}
     return Chain(
-        Kernel(f"{name}.{conv}", size, dilation=dilation, bias=bias),
+        Kernel(f"{name}.{conv}", size, bias=bias, dilation=dilation, **kind),
         Norm(f"{name}.{norm}"),
         label=name,
     )

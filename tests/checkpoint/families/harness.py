@@ -142,13 +142,13 @@ def assert_fuses(
             groups,
         ).numpy()
         expected = forward(given, list(stride), dilation).numpy()
-        bound = _bound(tree, x, stride, dilation, groups, padding)
+        bound = bound_of(tree, x, stride, dilation, groups, padding)
         assert found.shape == expected.shape
         assert (np.abs(found - expected) <= bound).all(), (stride, dilation)
     return fused
 
 
-def _bound(tree, x, stride, dilation, groups, padding):
+def bound_of(tree, x, stride, dilation, groups, padding):
     """Twice the float64 error of either side, and one rounding of the weights to float32."""
     conv = fuse(magnitude_of(tree))
     conv = replace(
