@@ -83,10 +83,18 @@ class Wishes:
 
 @dataclass
 class Outline:
-    """Names under the block with their shapes, and the optional parts that nobody decided."""
+    """What a block in train-time form holds.
+
+    Attributes:
+        shapes: by names under the block.
+        open: what has to be decided and was not.
+        left_out: optional factors, which nobody asked for: one that is missing counts as 1, and
+            here all of them multiply zero.
+    """
 
     shapes: dict[str, Size] = field(default_factory=dict)
     open: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 def outline_of(family: Family, where: str, weight: Size, spelling: str, wishes: Wishes) -> Outline:
@@ -157,6 +165,9 @@ class _Drawing:
         if square and self.outputs % self.per_group:
             return False  # no group count makes as many channels of as many
         answer, named = self.wishes.answer(self.where, part)
+        if answer is None and _is_factor(term.term):
+            self.outline.left_out.append(part)
+            return False
         sure = named or not square or self.per_group in (1, self.outputs)
         if answer is None or (answer and not sure):
             self.outline.open.append(f"'{part}' (--with or --without)")
@@ -219,10 +230,11 @@ def _holds(term: Term, kind: type) -> bool:
 
 def _keeps_channels(term: Term) -> bool:
     """Return whether a branch needs as many channels out as in; one number does not care."""
-    every = list(leaves(term))
-    return not any(isinstance(leaf, Kernel) for leaf in every) and not all(
-        isinstance(leaf, Scale) and leaf.scalar for leaf in every
-    )
+    return not any(isinstance(leaf, Kernel) for leaf in leaves(term)) and not _is_factor(term)
+
+
+def _is_factor(term: Term) -> bool:
+    return isinstance(term, Scale) and term.scalar
 
 
 def _braces(leaf: Term) -> list[str]:

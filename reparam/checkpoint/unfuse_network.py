@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reparam.checkpoint.blocks import BlockMatch, find_blocks
@@ -102,9 +102,19 @@ def _need_shape(match: BlockMatch, shapes: Shapes) -> None:
             )
 
 
-def wished(network: Shapes, wishes: Wishes, notices: list[str]) -> dict[str, tuple[int, ...]]:
-    """Return what the user adds to an architecture: parts that a deploy form keeps no trace of."""
+def wished(
+    network: Shapes, wishes: Wishes, untold: Collection[str]
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+    """Return what the user adds to an architecture: parts that a deploy form keeps no trace of.
+
+    Args:
+        untold: settings of the architecture that the checkpoint does not tell.
+
+    Returns:
+        Names with their shapes, and the parts that such a setting adds and nobody asked for.
+    """
     added: dict[str, tuple[int, ...]] = {}
+    left_out: list[str] = []
     blocks = find_blocks(network).blocks
     for family in dict.fromkeys(match.family for match in blocks):
         own = [match for match in blocks if match.family is family]
@@ -115,12 +125,10 @@ def wished(network: Shapes, wishes: Wishes, notices: list[str]) -> dict[str, tup
             answers = {match: wishes.answer(match.where, part)[0] for match in own}
             for match in (match for match in own if answers[match]):
                 added |= arrays[match]
-            if any(arrays.values()) and not any(a is not None for a in answers.values()):
-                notices.append(
-                    f"'{part}' was left out of every {family.name}: no deploy form tells of it; "
-                    f"--with {part} adds it"
-                )
-    return added
+            silent = all(answer is None for answer in answers.values())
+            if silent and any(name.endswith(part) for name in untold):
+                left_out.append(part)
+    return added, left_out
 
 
 def _arrays_of_part(match: BlockMatch, part: str) -> dict[str, tuple[int, ...]]:

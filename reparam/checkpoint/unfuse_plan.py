@@ -7,7 +7,7 @@ architecture, the rule of the family and what the user says. What none of them t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from reparam.checkpoint.blocks import Found, find_blocks
@@ -31,13 +31,19 @@ class UnfusePlan:
 
 
 def plan_unfusing(
-    shapes: Shapes, asked: Asked, *, like: Shapes | None = None, architecture: Shapes | None = None
+    shapes: Shapes,
+    asked: Asked,
+    *,
+    like: Shapes | None = None,
+    architecture: Shapes | None = None,
+    untold: Collection[str] = (),
 ) -> UnfusePlan:
     """Return what to unfuse.
 
     Args:
         like: names and shapes of a checkpoint of the train-time network.
         architecture: of the recognised network in train-time form; ``like`` comes first.
+        untold: settings of that architecture which the checkpoint does not tell.
 
     Raises:
         CheckpointError: a block is in neither form, does not fit the network or the family, or
@@ -49,14 +55,14 @@ def plan_unfusing(
         return matches_any(asked.skip, where)
 
     found = find_blocks(shapes, chosen, spared)
-    notices: list[str] = []
+    left_out: list[str] = []
     if like is not None:
         targets, left = of_network(shapes, like, chosen, spared)
     elif architecture is not None:
-        whole = {**architecture, **wished(architecture, asked.wishes, notices)}
-        targets, left = of_network(shapes, whole, chosen, spared)
+        added, left_out = wished(architecture, asked.wishes, untold)
+        targets, left = of_network(shapes, {**architecture, **added}, chosen, spared)
     else:
-        targets, left = of_families(shapes, found, chosen, asked, spared)
+        targets, left, left_out = of_families(shapes, found, chosen, asked, spared)
     _need_used(asked.wishes, (target.match.family for target in targets), like is not None)
     train_time = [match.where for match in found.blocks]
     skipped_of(asked.skip, [*left, *(where for where, _ in found.spared)], train_time)
@@ -65,7 +71,11 @@ def plan_unfusing(
         targets=tuple(targets),
         train_time=tuple(train_time),
         left=tuple(Left(where, reason) for where, reason in reasons.items()),
-        notices=tuple(notices),
+        notices=tuple(
+            f"'{part}' was left out: no deploy form tells of it, and without it nothing changes; "
+            f"--with {part} adds it"
+            for part in dict.fromkeys(left_out)
+        ),
     )
 
 

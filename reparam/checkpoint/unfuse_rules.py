@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from reparam.checkpoint.blocks import BlockMatch, Found
 from reparam.checkpoint.families import FAMILIES, Family
 from reparam.checkpoint.families.terms import PADDLE, STATISTICS, TORCH
 from reparam.checkpoint.geometry import MisfitError, geometry_of
-from reparam.checkpoint.outlines import UndecidedError, outline_of
+from reparam.checkpoint.outlines import Outline, UndecidedError, outline_of
 from reparam.checkpoint.resolving import resolve
 from reparam.checkpoint.unfuse_network import LIKE, Asked, Shapes, Target, target_of
 from reparam.errors import CheckpointError
 
-ROOT = "(root)"
+_AXES = 4  # of a convolution's weight
 _LISTED = 4
 
 
@@ -23,20 +24,75 @@ def of_families(
     chosen: Sequence[Family],
     asked: Asked,
     spared: Callable[[str], bool],
-) -> tuple[list[Target], list[str]]:
+) -> tuple[list[Target], list[str], list[str]]:
     """Return blocks in deploy form of families that are told by a name, or by the user.
 
     Args:
         spared: which blocks are to be left as they are; they are returned by name.
+
+    Returns:
+        The blocks, those spared, and the optional factors that were left out.
     """
-    told = [(where, _candidates(family, chosen)) for where, family in found.deployed]
-    left = [where or ROOT for where, _ in told if spared(where or ROOT)]
-    told = [(w, families) for w, families in told if families and not spared(w or ROOT)]
-    sure = [one for one in told if chosen or one[1][0].distinctive]
+    every = list(_named_like(shapes, found, chosen or FAMILIES))
+    told = [one for one in every if not spared(one.where)]
+    left = [one.where for one in every if spared(one.where)]
+    sure = [one for one in told if chosen or one.families[0].distinctive]
     _need_one_family(sure or told, chosen)
-    _need_found(sure, chosen)
+    _need_found(every, chosen)
+    targets: list[Target] = []
     questions: list[str] = []
-    targets = [_by_rule(where, families[0], shapes, asked, questions) for where, families in sure]
+    left_out: list[str] = []
+    for one in sure:
+        outline = _outline(one, shapes, asked)
+        left_out += outline.left_out
+        if outline.open:
+            questions.append(f"block '{one.where}': {', '.join(outline.open)}")
+        elif not questions:
+            targets.append(_by_rule(one, outline, shapes, asked))
+    _need_no(questions)
+    return targets, left, left_out
+
+
+class _Named(NamedTuple):
+    """A convolution named like the deploy form of some families."""
+
+    prefix: str
+    families: tuple[Family, ...]
+
+    @property
+    def where(self) -> str:
+        return self.prefix.rstrip(".") or "(root)"
+
+    @property
+    def key(self) -> str:
+        return self.prefix + self.families[0].deploy_key("weight")
+
+
+def _named_like(shapes: Shapes, found: Found, families: Sequence[Family]) -> Iterator[_Named]:
+    """Yield the convolutions with a bias that have the name of a deploy form, in file order."""
+    taken = {key for match in found.blocks for key in match.branch_keys}
+    blocks = {match.weight_key for match in found.blocks}  # leftovers beside branches
+    names: dict[str, list[Family]] = {}
+    for family in families:
+        if family.deploy and "{" not in family.deploy:
+            names.setdefault(family.deploy, []).append(family)
+    for key, shape in shapes.items():
+        module, _, last = key.rpartition(".")
+        plain = last == "weight" and len(shape) == _AXES and f"{module}.bias" in shapes
+        if not plain or key in taken or key in blocks:
+            continue
+        words = module.split(".")
+        for count in (2, 1):
+            tail = ".".join(words[-count:])
+            fitting = [
+                one for one in names.get(tail, ()) if one.distinctive or set(shape[2:]) != {1}
+            ]
+            if fitting and len(words) >= count:
+                yield _Named(module[: len(module) - len(tail)], tuple(fitting))
+                break
+
+
+def _need_no(questions: Sequence[str]) -> None:
     if questions:
         more = f"; and {len(questions) - _LISTED} more" if len(questions) > _LISTED else ""
         raise CheckpointError(
@@ -46,66 +102,58 @@ def of_families(
             hint=f"{LIKE}; --with PART and --without PART decide for every block, or with "
             "BLOCK:PART for some",
         )
-    return [target for target in targets if target is not None], left
 
 
-def _candidates(family: Family, chosen: Collection[Family]) -> list[Family]:
-    """Return the families that share the deploy name of ``family``, of those chosen if any."""
-    same = [one for one in FAMILIES if one.deploy == family.deploy]
-    return [one for one in same if one in chosen] if chosen else same
-
-
-def _need_one_family(told: Sequence[tuple[str, list[Family]]], chosen: Sequence[Family]) -> None:
-    for where, families in told:
-        if len(families) == 1 and (chosen or families[0].distinctive):
+def _need_one_family(told: Sequence[_Named], chosen: Sequence[Family]) -> None:
+    for one in told:
+        if len(one.families) == 1 and (chosen or one.families[0].distinctive):
             continue
-        names = [f"'{family.name}'" for family in families]
-        found = f"the deploy forms of {', '.join(names)} are named '{families[0].deploy}'"
+        names = [f"'{family.name}'" for family in one.families]
+        found = f"the deploy forms of {', '.join(names)} are named '{one.families[0].deploy}'"
         if len(names) == 1:
-            found = f"that of a {names[0]} is named '{families[0].deploy}', as any convolution"
+            found = f"that of a {names[0]} is named '{one.families[0].deploy}', as any convolution"
         raise CheckpointError(
-            f"the checkpoint does not tell what block '{where}' was",
+            f"the checkpoint does not tell what block '{one.where}' was",
             found=found,
             why="a fused block keeps no other name",
-            hint=f"{' or '.join(f'--family {name}' for name in names[:_LISTED])}; {LIKE}",
+            hint=LIKE if chosen else f"--family NAME says which; {LIKE}",
         )
 
 
-def _need_found(sure: Sequence[tuple[str, list[Family]]], chosen: Sequence[Family]) -> None:
-    there = {family for _, families in sure for family in families}
+def _need_found(told: Sequence[_Named], chosen: Sequence[Family]) -> None:
+    there = {family.name for one in told for family in one.families}
     for family in chosen:
-        if family in there:
+        if family.name in there:
             continue
         plain = family.deploy and "{" not in family.deploy
         raise CheckpointError(
             f"no block is a {family.name} in deploy form",
-            found=f"no convolution named '{family.deploy}' with a bias" if plain else
-            "its convolution takes the name of something else, so that no name tells of it",
+            found=f"no convolution named '{family.deploy}' with a bias"
+            if plain
+            else "its convolution takes the name of something else, so that no name tells of it",
             why="--family was given",
             hint="" if plain else LIKE,
-        )  # fmt: skip
+        )
 
 
-def _by_rule(
-    where: str, family: Family, shapes: Shapes, asked: Asked, questions: list[str]
-) -> Target | None:
-    prefix = f"{where}." if where else ""
-    key = prefix + family.deploy_key("weight")
-    weight = tuple(shapes[key])
+def _outline(one: _Named, shapes: Shapes, asked: Asked) -> Outline:
+    family, weight = one.families[0], tuple(shapes[one.key])
     spelling = _spelling(shapes, asked.spelling)
     try:
-        outline = outline_of(family, where, weight, spelling, asked.wishes)
+        return outline_of(family, one.where, weight, spelling, asked.wishes)
     except UndecidedError as error:
         raise CheckpointError(
-            f"cannot tell the arrays of block '{where}' ({family.name})",
+            f"cannot tell the arrays of block '{one.where}' ({family.name})",
             found=f"the deploy form does not tell: {error}",
             hint=LIKE,
         ) from error
-    if outline.open:
-        questions.append(f"block '{where}': {', '.join(outline.open)}")
-        return None
-    own = {prefix + name: shape for name, shape in outline.shapes.items()}
-    resolved = resolve(family, prefix, outline.shapes)
+
+
+def _by_rule(one: _Named, outline: Outline, shapes: Shapes, asked: Asked) -> Target:
+    family, weight = one.families[0], tuple(shapes[one.key])
+    spelling = _spelling(shapes, asked.spelling)
+    own = {one.prefix + name: shape for name, shape in outline.shapes.items()}
+    resolved = resolve(family, one.prefix, outline.shapes)
     assert resolved.term is not None
     assert not resolved.missing
     try:
@@ -113,11 +161,11 @@ def _by_rule(
             resolved.term, own, same_groups=family.same_groups, spelling=spelling
         )
     except MisfitError as error:
-        raise _cannot_be(where, family, f"{error}, for '{key}' {weight}") from error
+        raise _cannot_be(one.where, family, f"'{one.key}' {weight}: {error}") from error
     if geometry.weight != weight:
-        raise _cannot_be(where, family, f"'{key}' has the shape {weight}")
+        raise _cannot_be(one.where, family, f"'{one.key}' has the shape {weight}")
     counters = tuple(resolved.counters)
-    match = BlockMatch(prefix, family, resolved.term, geometry, spelling, counters)
+    match = BlockMatch(one.prefix, family, resolved.term, geometry, spelling, counters)
     return target_of(match, own, shapes)
 
 

@@ -88,7 +88,13 @@ class Unfusing:
         if self.recognised is not None and like is None:
             need_whole(self.recognised)
             architecture = train_time_shapes(shapes)
-        self.plan: UnfusePlan = plan_unfusing(shapes, asked, like=like, architecture=architecture)
+        self.plan: UnfusePlan = plan_unfusing(
+            shapes,
+            asked,
+            like=like,
+            architecture=architecture,
+            untold=self.recognised.assumed if self.recognised else (),
+        )
         need_epsilons((target.match for target in self.plan.targets), epsilon, shapes)
         self._carriers = {target: _carrier(target) for target in self.plan.targets}
         self._records: dict[Target, UnfusedBlock] = {}
