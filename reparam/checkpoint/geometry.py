@@ -304,6 +304,12 @@ class _Reading:
                 f"'{kernel.weight}' has the shape {self.shapes[kernel.weight]}; needed: one "
                 "input channel for each group"
             )
+        one = channels in (None, per_group)
+        if (kernel.dense and not one) or (kernel.grouped and one):
+            raise MisfitError(
+                f"'{kernel.weight}' has the shape {self.shapes[kernel.weight]}; needed: "
+                f"{channels} input channels in {'one group' if kernel.dense else 'several groups'}"
+            )
         return outputs
 
     def walk_scale(self, scale: Scale, channels: int | None) -> int | None:

@@ -162,7 +162,8 @@ def _through(kernel: Conv, sums: Array) -> Array:
     """Return, for each output channel, ``sums`` of its input channels times its taps."""
     taps = kernel.weight.reshape(*kernel.weight.shape[:2], -1).sum(axis=-1)
     by_group = taps.reshape(kernel.groups, -1, taps.shape[1])
-    return np.einsum("goi,gi->go", by_group, sums.reshape(kernel.groups, -1)).reshape(-1)
+    through: Array = np.einsum("goi,gi->go", by_group, sums.reshape(kernel.groups, -1))
+    return through.reshape(-1)
 
 
 def row_sums(values: Array) -> Array:

@@ -20,7 +20,7 @@ from reparam.checkpoint.families.terms import (
 _EPSILON = Epsilon.of(1e-5, "BatchNorm2d's default, which RepViT, timm and PaddleOCR keep")
 
 REPVGGDW = Family(
-    name="RepVGGDW",
+    name="RepVGGDW (RepViT)",
     term=Chain(
         Sum(conv_norm("conv", conv="c"), Kernel("conv1", POINT), Input()),
         Norm("bn"),

@@ -34,6 +34,7 @@ class Kernel:
         bias: whether it has one: ``maybe``, ``always`` or ``never``.
         dilation: a number, or the name in braces that tells it.
         depthwise: one group for each input channel; else as many groups as the block has.
+        dense, grouped: one group; more than one.
         expands: a depthwise one that makes several channels of each.
         planes: stored without the axis of the inputs: one window for each channel that comes
             in, (C, KH, KW), or one for all of them, (KH, KW).
@@ -47,6 +48,8 @@ class Kernel:
     bias: str = MAYBE
     dilation: int | str = 1
     depthwise: bool = False
+    dense: bool = False
+    grouped: bool = False
     expands: bool = False
     planes: bool = False
     weight_key: str = ""
@@ -216,10 +219,21 @@ def conv_norm(
     norm: str = "bn",
     dilation: int | str = 1,
     bias: str = MAYBE,
+    depthwise: bool = False,
+    dense: bool = False,
+    grouped: bool = False,
 ) -> Chain:
     """Return the term of a convolution and the BatchNorm after it, both under ``name``."""
     return Chain(
-        Kernel(f"{name}.{conv}", size, dilation=dilation, bias=bias),
+        Kernel(
+            f"{name}.{conv}",
+            size,
+            bias=bias,
+            dilation=dilation,
+            depthwise=depthwise,
+            dense=dense,
+            grouped=grouped,
+        ),
         Norm(f"{name}.{norm}"),
         label=name,
     )
@@ -254,6 +268,20 @@ def required_leaves(term: Term) -> Iterator[Leaf]:
             yield from required_leaves(term.term)
     elif not isinstance(term, Maybe | Either):
         yield term
+
+
+def sure_keys(leaf: Leaf) -> Iterator[str]:
+    """Yield the names that are there in every spelling wherever the operator is."""
+    if isinstance(leaf, Kernel):
+        yield leaf.weight
+        if leaf.bias == ALWAYS:
+            yield leaf.shift
+    elif isinstance(leaf, Norm) and leaf.affine == ALWAYS:
+        stem = f"{leaf.name}." if leaf.name else ""
+        yield f"{stem}weight"
+        yield f"{stem}bias"
+    elif isinstance(leaf, Scale):
+        yield from (key for key in (leaf.factor, leaf.shift) if key)
 
 
 def labels_of(term: Term) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def repvggdw(channels, kernel, groups, *, conv="c", bias=True, **options):
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_repvggdw(kernel, groups, spelling):
     block, forward = repvggdw(4, kernel, groups, spelling=spelling)
-    fused = assert_fuses(block, forward, family="RepVGGDW", groups=groups, strides=ONE)
+    fused = assert_fuses(block, forward, family="RepVGGDW (RepViT)", groups=groups, strides=ONE)
     assert sorted(fused) == ["b.bias", "b.weight"]
     again, report = fuse_arrays(fused)
     assert not report.fused
