@@ -224,9 +224,16 @@ def conv_norm(
     grouped: bool = False,
 ) -> Chain:
     """Return the term of a convolution and the BatchNorm after it, both under ``name``."""
-    kind = {"depthwise": depthwise, "dense": dense, "grouped": grouped}
     return Chain(
-        Kernel(f"{name}.{conv}", size, bias=bias, dilation=dilation, **kind),
+        Kernel(
+            f"{name}.{conv}",
+            size,
+            bias=bias,
+            dilation=dilation,
+            depthwise=depthwise,
+            dense=dense,
+            grouped=grouped,
+        ),
         Norm(f"{name}.{norm}"),
         label=name,
     )
