@@ -22,8 +22,8 @@ Arrays = dict[str, np.ndarray]
 def random_state(shapes: Mapping[str, tuple[int, ...]], name: str) -> Arrays:
     """Return float32 values for a state dict in Paddle's spelling, as training leaves them.
 
-    Gamma has both signs, means are of order 1 and variances in [0.2, 3]; other factors are near
-    0.8 and kernels are divided by the root of their fan-in. Every array holds at most 255
+    Gamma has both signs, means are of order 1 and variances in [0.2, 3]; other factors are near 1
+    and kernels are divided by the root of their fan-in. Every array holds at most 255
     different values, the multiples of a power of two.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -40,7 +40,7 @@ def _random(key: str, shape: tuple[int, ...], norms: set[str], rng: Any) -> np.n
     if prefix in norms and leaf == "weight":
         return rng.uniform(0.5, 1.5, shape) * rng.choice([-1.0, 1.0], shape)
     if leaf == "scale":
-        return rng.uniform(0.6, 1.0, shape) * rng.choice([-1.0, 1.0], shape)
+        return rng.uniform(0.8, 1.2, shape) * rng.choice([-1.0, 1.0], shape)
     if len(shape) > 1:
         fan_in = shape[0] if len(shape) == 2 else np.prod(shape[1:])
         return rng.normal(0.0, fan_in**-0.5, shape)
