@@ -40,7 +40,7 @@ def _random(key: str, shape: tuple[int, ...], norms: set[str], rng: Any) -> np.n
     if prefix in norms and leaf == "weight":
         return rng.uniform(0.5, 1.5, shape) * rng.choice([-1.0, 1.0], shape)
     if leaf == "scale":
-        return rng.uniform(0.8, 1.2, shape) * rng.choice([-1.0, 1.0], shape)
+        return rng.uniform(0.75, 1.1, shape) * rng.choice([-1.0, 1.0], shape)
     if len(shape) > 1:
         fan_in = shape[0] if len(shape) == 2 else np.prod(shape[1:])
         return rng.normal(0.0, fan_in**-0.5, shape)
