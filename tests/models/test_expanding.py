@@ -331,7 +331,7 @@ class TestWhere:
         once = arrays_of(model)
         with pytest.raises(UnsupportedModelError) as caught:
             reparam.expand(model)
-        assert "part of '0', which is fused as a whole" in caught.value.found
+        assert "part of a DiverseBranchBlock, which is fused as a whole" in caught.value.found
         assert same_arrays(once, arrays_of(model))
 
 
