@@ -65,7 +65,8 @@ def find_blocks(
     """
     names = Names(shapes)
     matches, failures = [], []
-    for prefix, family, values in candidates(shapes, FAMILIES):
+    families = tuple(one for one in FAMILIES if not one.on_request or one in chosen)
+    for prefix, family, values in candidates(shapes, families):
         result = _tried(prefix, family, values, names.under(prefix), shapes)
         if isinstance(result, BlockMatch):
             matches.append(result)
@@ -91,6 +92,8 @@ def _tried(
     shapes: Shapes,
 ) -> BlockMatch | Failure | None:
     """Return the block that a candidate is, why it does not fit, or None: nothing alike."""
+    if not family.stands_at(prefix, names):
+        return None
     resolved = resolve(family, prefix, names, values)
     term, missing = resolved.term, list(dict.fromkeys(resolved.missing))
     if term is None:

@@ -7,12 +7,16 @@ records and knows no family by name.
 from __future__ import annotations
 
 from reparam.checkpoint.families import (
+    acnet,
+    dbb,
     fastvit,
     ghost,
+    large_kernels,
     lcnet,
     mobileone,
     qarepvgg,
     repvgg,
+    repvit,
     yolo,
 )
 from reparam.checkpoint.families.family import Choice, Epsilon, Family
@@ -28,6 +32,10 @@ FAMILIES: tuple[Family, ...] = (
     *fastvit.FAMILIES,
     *ghost.FAMILIES,
     *lcnet.FAMILIES,
+    *dbb.FAMILIES,
+    *acnet.FAMILIES,
+    *large_kernels.FAMILIES,
+    *repvit.FAMILIES,
 )
 
 CONV_BN = Family(
