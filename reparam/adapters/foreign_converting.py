@@ -149,18 +149,20 @@ class _Walk:
         kind = f"{type(block).__module__}.{type(block).__name__}"
         before = fingerprint(block)
         beside = _Beside(self.network, block) if self.watchful else None
-        returned, failure = None, ""
+        returned, failure, detail = None, "", ""
         try:
             with stdout_as_stderr():
                 returned = getattr(block, method)()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code may raise anything
-            failure = error.what if isinstance(error, ReparamError) else first_line(error)
+            failure = "failed"
+            detail = error.what if isinstance(error, ReparamError) else first_line(error)
         moved = beside.restored() if beside else []
-        if moved:
-            failure = f"it changes {len(moved)} arrays outside the block, '{moved[0]}' first"
+        if moved and not failure:
+            failure = "changes what is outside the block"
+            detail = f"{len(moved)} arrays, '{moved[0]}' first"
         if failure:
             if any(key.endswith("_variance") for key in untouched.state_dict()):
-                return Trial(path, kind, method, untouched, (), failure)
+                return Trial(path, kind, method, untouched, (), failure, detail)
             self.network = put(self.network, block, untouched)
             return None
         made = [block] if fingerprint(block) != before else []
@@ -191,7 +193,9 @@ class _Beside:
         if now.keys() != before.keys() or any(now[k].shape != before[k].shape for k in now):
             odd = next(iter(now.keys() ^ before.keys()), "a shape")
             raise NotFusibleError(
-                f"the method of block '{self.places[0]}' changes what is outside it", found=odd
+                f"the method of block '{self.places[0]}' changes what is outside the block",
+                found=f"names or shapes: {odd}",
+                hint=f"--skip {self.places[0]} leaves that block as it is",
             )
         moved = [key for key in now if now[key].tobytes() != before[key].tobytes()]
         tensors = self.network.state_dict()

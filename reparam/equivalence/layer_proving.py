@@ -21,7 +21,7 @@ from reparam.adapters.foreign_fusing import (
 from reparam.adapters.foreign_methods import block_paths, changed_inside, missing_arguments
 from reparam.adapters.foreign_parts import is_inside, outermost, sublayer
 from reparam.adapters.foreign_running import Fed, calls_of, parts_run
-from reparam.adapters.foreign_trials import Chosen, Trial, failed
+from reparam.adapters.foreign_trials import REPARAM, Chosen, Trial, failed
 from reparam.checkpoint import Left
 from reparam.conv.operators import Array
 from reparam.equivalence.layer_blocks import blocks_stage, compare_block
@@ -202,7 +202,7 @@ class _Judge:
                     if form.flaw:
                         flaw = self._flaw(trial.path, made, structure, form)
                         problem = f"{problem}; with the right weights too, {flaw}"
-                    return Chosen(form, "reparam", problem)
+                    return Chosen(form, REPARAM, problem)
         return None
 
     def _flaw(self, path: str, made: Any, structure: Structure, form: Form) -> str:
@@ -221,8 +221,8 @@ class _Judge:
 
 
 def _problem(trial: Trial, results: Sequence[BlockResult]) -> str:
-    if trial.failure:
-        return f"its {trial.method}() failed: {trial.failure}"
+    if trial.problem:
+        return trial.problem
     wrong = next((result for result in results if result.verdict == DIFFERENT), results[0])
     if wrong.verdict == UNDECIDABLE:
         return f"what its {trial.method}() makes cannot be compared: {wrong.reason}"
@@ -250,7 +250,7 @@ def _left(judge: _Judge, network: Any, done: Sequence[str]) -> list[Left]:
 
 def _notices(conversion: Conversion) -> list[str]:
     """Say which methods were not used, and which classes cannot run what a file holds."""
-    others = [done for done in conversion.converted if done.by != "method"]
+    others = [done for done in conversion.converted if done.by == REPARAM]
     notices = []
     for runs, told in (
         (True, "fused by reparam instead, and proved; the method is that of"),
