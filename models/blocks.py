@@ -35,7 +35,7 @@ class ReparamBlock(Layer):
 
     def as_block(self) -> Block:
         """Return the linear part as it stands, as a tree of operators."""
-        return conv_of(getattr(self, self.deploy_name)) if self.deployed else self.branches()
+        return linear_part(getattr(self, self.deploy_name)) if self.deployed else self.branches()
 
     def get_equivalent_kernel_bias(self) -> tuple[Any, Any]:
         """Return weight (O, I/G, KH, KW) and bias (O,) of the one convolution, as tensors.
@@ -46,7 +46,7 @@ class ReparamBlock(Layer):
         Raises:
             NotFusibleError: a value does not fit that dtype.
         """
-        conv, dtype = fuse(self.as_block()), _dtype_of(self)
+        conv, dtype = fuse(self.as_block()), dtype_of(self)
         return rounded(conv.weight, dtype), rounded(conv.bias, dtype)
 
     def convert_to_deploy(self) -> None:
@@ -56,7 +56,7 @@ class ReparamBlock(Layer):
             NotFusibleError: as get_equivalent_kernel_bias; the block is left as it was.
         """
         if not self.deployed:
-            self.install(conv2d_from(fuse(self.as_block()), _dtype_of(self)))
+            self.install(conv2d_from(fuse(self.as_block()), dtype_of(self)))
 
     def install(self, conv: Any) -> None:
         """Put ``conv`` in the place of the branches."""
@@ -78,7 +78,7 @@ def convert_to_deploy(model: Any) -> tuple[str, ...]:
         if block.deployed:
             continue
         try:
-            fused[prefix] = block, conv2d_from(fuse(block.as_block()), _dtype_of(block))
+            fused[prefix] = block, conv2d_from(fuse(block.as_block()), dtype_of(block))
         except ReparamError as error:
             raise error.located(f"cannot fuse block '{prefix}'") from error
     for block, conv in fused.values():
@@ -90,6 +90,11 @@ def _blocks_of(model: Any) -> Iterator[tuple[str, ReparamBlock]]:
     for prefix, layer in model.named_sublayers(include_self=True):
         if isinstance(layer, ReparamBlock):
             yield prefix, layer
+
+
+def linear_part(layer: Any) -> Block:
+    """Return what stands where a Conv2D was: that convolution, or the block put in its place."""
+    return layer.as_block() if isinstance(layer, ReparamBlock) else conv_of(layer)
 
 
 def conv_of(layer: Any) -> Conv:
@@ -159,5 +164,6 @@ def rounded(values: Array, dtype: Any) -> Any:
     return paddle.to_tensor(round_once(values, str(dtype).rpartition(".")[2])[0])
 
 
-def _dtype_of(layer: Any) -> Any:
+def dtype_of(layer: Any) -> Any:
+    """Return the dtype of the first parameter of ``layer``."""
     return next(parameter.dtype for parameter in layer.parameters())

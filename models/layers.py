@@ -5,7 +5,7 @@ State dicts have the keys of PaddleDetection 2.6. Shapes are N, C, H, W.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
@@ -15,8 +15,9 @@ from reparam.models.blocks import (
     ReparamBlock,
     batch_norm_of,
     conv2d_from,
-    conv_of,
+    dtype_of,
     float64,
+    linear_part,
 )
 from reparam.models.layout import EPSILON
 from reparam.models.paddle_api import Layer, paddle
@@ -78,10 +79,11 @@ class ConvBNLayer(Layer):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int = 3,
+        kernel_size: int | Sequence[int] = 3,
         *,
-        stride: int = 1,
-        padding: int = 0,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
         groups: int = 1,
         act: Activation = None,
         epsilon: float = EPSILON,
@@ -93,6 +95,7 @@ class ConvBNLayer(Layer):
             kernel_size,
             stride=stride,
             padding=padding,
+            dilation=dilation,
             groups=groups,
             bias_attr=False,
         )
@@ -112,7 +115,7 @@ class ConvBNLayer(Layer):
 
     def as_block(self) -> Block:
         """Return the linear part as it stands, with running statistics."""
-        conv = conv_of(self.conv)
+        conv = linear_part(self.conv)
         return conv if self.folded else Sequential(conv, batch_norm_of(self.bn))
 
     def fold_batch_norm(self) -> None:
@@ -122,7 +125,7 @@ class ConvBNLayer(Layer):
             NotFusibleError: a value does not fit the dtype; the layer is left as it was.
         """
         if not self.folded:
-            conv = conv2d_from(fuse(self.as_block()), self.conv.weight.dtype)
+            conv = conv2d_from(fuse(self.as_block()), dtype_of(self.conv))
             self.conv = conv
             del self.bn
 

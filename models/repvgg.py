@@ -11,11 +11,13 @@ from typing import Any, ClassVar
 
 from reparam.conv import Block, Parallel
 from reparam.models.blocks import ReparamBlock, batch_norm_of
-from reparam.models.layers import ConvBNLayer
+from reparam.models.layers import Activation, activation
 from reparam.models.layout import EPSILON
 from reparam.models.paddle_api import Layer, paddle
 from reparam.models.registry import register
 from reparam.models.repvgg_layout import SQUEEZE, VARIANTS, Structure
+from reparam.models.training.base import conv_bn
+from reparam.models.training.geometry import Geometry, PerAxis
 
 nn = paddle.nn
 F = paddle.nn.functional
@@ -40,15 +42,19 @@ class SqueezeExcite(Layer):
 
 
 class RepVGGBlock(ReparamBlock):
-    """A 3x3 and a 1x1 convolution and the identity, each with BatchNorm, added, then ReLU.
+    """A KxK and a 1x1 convolution and the identity, each with BatchNorm, added, then ReLU.
 
-        train-time:  x -+- rbr_dense 3x3 - bn -+- sum - (se) - ReLU - y
+    K is 3 in the paper's networks.
+
+        train-time:  x -+- rbr_dense KxK - bn -+- sum - (se) - ReLU - y
                         +- rbr_1x1 ------- bn -+
                         +- rbr_identity: bn ---+   (stride 1 and as many channels out as in)
-        deploy:      x --- rbr_reparam 3x3 ------------ (se) - ReLU - y
+        deploy:      x --- rbr_reparam KxK ------------ (se) - ReLU - y
 
     Args:
+        kernel_size: odd on both axes.
         use_se: squeeze-excite between the sum and the ReLU, in both forms.
+        act: what comes in the place of the ReLU: its name, a function, or None.
 
     Source: arXiv 2101.03697, section 3.2 and figure 4.
     """
@@ -60,30 +66,34 @@ class RepVGGBlock(ReparamBlock):
         self,
         in_channels: int,
         out_channels: int,
+        kernel_size: PerAxis = 3,
         *,
-        stride: int = 1,
+        stride: PerAxis = 1,
+        dilation: PerAxis = 1,
         groups: int = 1,
         use_se: bool = False,
+        act: Activation = "relu",
         deploy: bool = False,
         epsilon: float = EPSILON,
     ) -> None:
         super().__init__()
+        geometry = Geometry.of(
+            in_channels, out_channels, kernel_size, stride=stride, dilation=dilation, groups=groups
+        )
         self.se = SqueezeExcite(out_channels) if use_se else None
-        geometry: dict[str, Any] = {"stride": stride, "groups": groups}
+        self.act = activation(act)
         if deploy:
-            self.rbr_reparam = nn.Conv2D(in_channels, out_channels, 3, padding=1, **geometry)
+            self.rbr_reparam = geometry.conv(bias=True)
             return
         self.rbr_identity = None
-        if in_channels == out_channels and stride == 1:
+        if geometry.keeps_positions:
             self.rbr_identity = nn.BatchNorm2D(in_channels, epsilon=epsilon)
-        self.rbr_dense = ConvBNLayer(
-            in_channels, out_channels, 3, padding=1, epsilon=epsilon, **geometry
-        )
-        self.rbr_1x1 = ConvBNLayer(in_channels, out_channels, 1, epsilon=epsilon, **geometry)
+        self.rbr_dense = conv_bn(geometry, epsilon)
+        self.rbr_1x1 = conv_bn(geometry.with_kernel(1), epsilon)
 
     def forward(self, x: Any) -> Any:
         y = self._sum(x)
-        return F.relu(y if self.se is None else self.se(y))
+        return self.act(y if self.se is None else self.se(y))
 
     def _sum(self, x: Any) -> Any:
         if self.deployed:

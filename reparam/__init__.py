@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reparam.adapters.foreign_models import ForeignModel
-    from reparam.architectures import create_model, list_models, recognise
+    from reparam.architectures import contract, create_model, expand, list_models, recognise
     from reparam.checkpoint.files import Checkpoint, load_checkpoint, save_checkpoint
     from reparam.checkpoint.fusing import fuse_arrays
     from reparam.checkpoint.inspection import inspect
@@ -39,7 +39,7 @@ _HOMES = {
     "reparam.adapters.foreign_models": ("ForeignModel",),
     "reparam.configuration": ("read_configuration",),
     "reparam.exporter.layer_fusing": ("fuse_layers",),
-    "reparam.architectures": ("create_model", "list_models", "recognise"),
+    "reparam.architectures": ("contract", "create_model", "expand", "list_models", "recognise"),
     "reparam.checkpoint.files": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
     "reparam.checkpoint.fusing": ("fuse_arrays",),
     "reparam.checkpoint.inspection": ("inspect",),
@@ -80,7 +80,9 @@ __all__ = [
     "UnsafeCheckpointError",
     "UnsupportedModelError",
     "benchmark",
+    "contract",
     "create_model",
+    "expand",
     "export",
     "fuse",
     "fuse_arrays",

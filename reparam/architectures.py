@@ -1,4 +1,4 @@
-"""The one door to ``reparam.models``: architectures by name, and recognised in a checkpoint.
+"""The one door to ``reparam.models``: architectures, and blocks to train with.
 
 Everything behind it is imported on the first call.
 """
@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from reparam.models import Recognised
+    from reparam.models.training import Contraction, Expansion
 
 
 def create_model(name: str, deploy: bool = False, **settings: Any) -> Any:
@@ -40,3 +43,74 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Recognised | None:
     from reparam.models import recognise as find
 
     return find(shapes)
+
+
+def expand(
+    model: Any,
+    block: str = "dbb",
+    where: str | Sequence[str] | Callable[[str, Any], bool] | None = None,
+    *,
+    data: Any = None,
+    **settings: Any,
+) -> Expansion:
+    """Put train-time blocks in the place of plain convolutions, in place, and return what was done.
+
+        before:  x -- Conv KxK ------------------------------------------- y
+        after:   x -+- Conv KxK, the same weight -- BatchNorm as identity -+- sum -- y
+                    +- other branches -- BatchNorm with gamma 0 -----------+
+
+    In evaluation mode the network computes what it computed before: the main branch holds the
+    weight, and its BatchNorm changes nothing; the other branches enter at zero. Each block is
+    proved before it stays (by at most a few roundings of the weights, for every input), and a
+    refusal leaves the network as it was. Branches that start at random and are subtracted from the
+    main branch would keep that function as well, but in training, where statistics are those of a
+    batch, they would not cancel; at zero they do.
+
+    In training mode a BatchNorm normalises by the batch, so there the function is the same only as
+    far as the statistics and the batch agree. Where a BatchNorm follows the convolution, it undoes
+    the difference. Elsewhere give ``data``: the statistics, gamma and beta are then set from what
+    the network itself makes of it. The running statistics of a BatchNorm that follows were kept
+    for the old scale, so ``data`` spares it a few dozen batches as well.
+
+    Make the optimizer afterwards, so that it knows the new parameters. Bring the network to deploy
+    form with ``convert_to_deploy`` or ``reparam fuse``, or back to plain convolutions with
+    :func:`contract`.
+
+    Args:
+        model: a paddle Layer.
+        block: "acb", "dbb", "dilated", "large_kernel", "qarepvgg", "rep_mixer" or "repvgg".
+        where: a pattern or patterns of paths (``"features.*"``; a path of a Layer means all in
+            it), or a predicate of path and Conv2D. None: every one with a kernel larger than 1x1.
+        data: a batch, or an iterable of batches: each is what the network is called with, an
+            array, a tensor, a tuple of arguments, or a mapping of keyword arguments.
+        settings: of the block, such as ``small_kernel=3``.
+
+    Returns:
+        What became a block, and each convolution that did not, with the reason.
+
+    Raises:
+        UnsupportedModelError: no block or no setting has that name, a pattern matches nothing, or
+            no convolution can be replaced.
+        NotEquivalentError: a block would not be the same function (NaN in a weight).
+    """
+    from reparam.models.training import expand as put_blocks
+
+    return put_blocks(model, block, where, data=data, **settings)
+
+
+def contract(model: Any) -> Contraction:
+    """Put plain convolutions back where :func:`expand` put blocks, in place; return which.
+
+    The state dict then has the keys that it had before expanding, and loads into the network that
+    was expanded. Blocks may be in train-time or in deploy form. A convolution that had no bias
+    gets one, unless it is zero or the BatchNorm after it is known: that takes the bias off its
+    running mean, which is the same in evaluation mode and makes no difference in training.
+
+    All blocks are fused before the first is changed, so that a refusal leaves the model as it was.
+
+    Raises:
+        ReparamError: a block cannot be fused; the message names it.
+    """
+    from reparam.models.training import contract as put_convolutions
+
+    return put_convolutions(model)

@@ -13,9 +13,8 @@ from reparam.checkpoint.families.terms import (
     Kernel,
     Norm,
     Scale,
-    Sum,
     Term,
-    label_of,
+    labels_of,
     leaves,
 )
 from reparam.checkpoint.geometry import Geometry
@@ -57,10 +56,7 @@ class BlockMatch:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """What reports call its branches."""
-        sums = self.term.parts[0] if hasattr(self.term, "parts") else self.term
-        term = sums if isinstance(sums, Sum) else self.term
-        branches = term.branches if isinstance(term, Sum) else (term,)
-        return tuple(label_of(branch) for branch in branches)
+        return labels_of(self.term)
 
     @cached_property
     def branch_keys(self) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def inspect(path: str | Path, *, prefix: str | None = None) -> Inspection:
         prefix: look only at the weights under this name or prefix.
 
     Raises:
-        CheckpointError: the file is unusable, or a block in it is not whole.
+        CheckpointError: the file is unusable.
     """
     checkpoint = load_checkpoint(path, prefix=prefix, accept_quantised=True)
     shapes = checkpoint.shapes
@@ -116,7 +116,7 @@ def _blocks(
             BlockForm(where, known.name, "deploy" if where in deployed else "train-time")
             for where in known.blocks
         ), ()
-    found = find_blocks(shapes)
+    found = find_blocks(shapes, spared=lambda _: True)  # telling is all that is asked for
     forms = [BlockForm(m.where, m.family.name, "train-time") for m in found.blocks]
     whole = known.deployed if known is not None else [where for where, _ in found.deployed]
     families = dict(found.deployed)
@@ -124,7 +124,8 @@ def _blocks(
         BlockForm(where, families[where].name if where in families else known.name, "deploy")
         for where in whole
     ]
-    doubts = tuple(f"{where}: {reason}" for where, reason in found.doubts)
+    unclear = (*found.doubts, *found.spared)
+    doubts = tuple(f"{where}: {reason}" for where, reason in unclear)
     order = {where: place for place, where in enumerate(known.blocks)} if known else {}
     return tuple(sorted(forms, key=lambda b: order.get(b.where, 0))), doubts
 

@@ -43,8 +43,8 @@ def manifest_of(source: Checkpoint, output: Path, sha256: str, report: Report, v
     return json.dumps(note, indent=1) + "\n"
 
 
-def source_of(checkpoint: Checkpoint) -> tuple[Path, float | None]:
-    """Return the checkpoint that ``checkpoint`` was fused from, and the epsilon used.
+def source_of(checkpoint: Checkpoint) -> tuple[Path, float | None, tuple[str, ...]]:
+    """Return the checkpoint that ``checkpoint`` was fused from, the epsilon and the families.
 
     Raises:
         CheckpointError: there is no usable manifest, or one of the two files is not the one that
@@ -57,6 +57,7 @@ def source_of(checkpoint: Checkpoint) -> tuple[Path, float | None]:
         source = checkpoint.path.parent / str(note["source"])
         expected = str(note["source_sha256"])
         own, epsilon = str(note["sha256"]), note["report"]["epsilon"]
+        families = tuple(map(str, note["report"].get("families", ())))
     except FileNotFoundError as error:
         raise CheckpointError(
             what,
@@ -73,7 +74,7 @@ def source_of(checkpoint: Checkpoint) -> tuple[Path, float | None]:
         raise CheckpointError(
             what, found=f"'{source}' is not the file that the manifest names: it has changed since"
         )
-    return source, epsilon
+    return source, epsilon, families
 
 
 def wanted_of(checkpoint: Checkpoint) -> str | None:

@@ -35,13 +35,13 @@ _NORM_KEYS = ("weight", *STATISTICS[PADDLE], *STATISTICS[TORCH])
 class Found:
     """What names and shapes say: blocks in train-time form, prefixes in deploy form, and doubts.
 
-    ``spared`` are those that could not be fused and that nobody asked to.
+    ``spared`` are those that could not be fused and need not be, with the reason.
     """
 
     blocks: tuple[BlockMatch, ...]
     deployed: tuple[tuple[str, Family], ...]
     doubts: tuple[tuple[str, str], ...]
-    spared: tuple[str, ...] = ()
+    spared: tuple[tuple[str, str], ...] = ()
 
 
 def _none(_: str) -> bool:
@@ -65,7 +65,8 @@ def find_blocks(
     """
     names = Names(shapes)
     matches, failures = [], []
-    for prefix, family, values in candidates(shapes, FAMILIES):
+    families = tuple(one for one in FAMILIES if not one.on_request or one in chosen)
+    for prefix, family, values in candidates(shapes, families):
         result = _tried(prefix, family, values, names.under(prefix), shapes)
         if isinstance(result, BlockMatch):
             matches.append(result)
@@ -78,7 +79,9 @@ def find_blocks(
     order = {key: place for place, key in enumerate(shapes)}
     blocks.sort(key=lambda match: min(order[key] for key in match.branch_keys))
     known = tuple((prefix.rstrip("."), family) for prefix, family in deployed)
-    return Found(tuple(blocks), known, tuple(decision.doubts.items()), tuple(decision.spared))
+    return Found(
+        tuple(blocks), known, tuple(decision.doubts.items()), tuple(decision.spared.items())
+    )
 
 
 def _tried(
@@ -89,6 +92,8 @@ def _tried(
     shapes: Shapes,
 ) -> BlockMatch | Failure | None:
     """Return the block that a candidate is, why it does not fit, or None: nothing alike."""
+    if not family.stands_at(prefix, names):
+        return None
     resolved = resolve(family, prefix, names, values)
     term, missing = resolved.term, list(dict.fromkeys(resolved.missing))
     if term is None:

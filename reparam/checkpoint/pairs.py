@@ -8,6 +8,7 @@ what it convolves. Nothing else is paired, least of all by the order of the file
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import prod
 
 from reparam.checkpoint.blocks import BlockMatch, Shapes
 from reparam.checkpoint.families import CONV_BN
@@ -70,7 +71,8 @@ def _pair(prefix: str, spelling: str, shapes: Shapes) -> BlockMatch:
     resolved = resolve(CONV_BN, prefix, names)
     assert resolved.term is not None  # the caller has seen its keys
     outputs, per_group, *kernel = shapes[f"{prefix}conv.weight"]
-    geometry = Geometry(outputs, per_group, None, tuple(kernel), {})
+    size = prod(shapes[f"{prefix}conv.weight"])
+    geometry = Geometry(outputs, per_group, None, tuple(kernel), {}, size)
     counters = tuple(resolved.counters)
     return BlockMatch(prefix, CONV_BN, resolved.term, geometry, spelling, counters)
 

@@ -57,6 +57,7 @@ def fuse(
     epsilon: float | None = None,
     fold_bn: bool = False,
     skip: Sequence[str] = (),
+    families: Sequence[str] = (),
     format: str | None = None,
     prefix: str | None = None,
     strict: bool = False,
@@ -73,12 +74,14 @@ def fuse(
         epsilon: of the BatchNorms, in place of what the family says.
         fold_bn: fold conv-bn pairs outside blocks as well.
         skip: blocks to leave as they are, names or patterns.
+        families: names of families that come first where names and shapes leave it open.
         format: ``pdparams`` or ``safetensors``; added to an ``output`` that ends in neither.
         prefix: use only the weights under this name or prefix, and take it off.
 
     Raises:
-        CheckpointError: the file is unusable, a block of it is not whole, ``skip`` names nothing,
-            or ``format`` contradicts the ending of ``output``.
+        CheckpointError: the file is unusable, a block of it is not whole, ``skip`` or
+            ``families`` names nothing, ``format`` contradicts the ending of ``output``, or only
+            the user can tell a family or an epsilon.
         NotFusibleError: a value does not fit its dtype; or ``strict``, and there was nothing to
             fuse or something was left.
         UnsupportedModelError: the source is an ONNX file.
@@ -97,7 +100,9 @@ def fuse(
     if not dry_run:
         check_outputs(source, target, force)
     checkpoint = load_checkpoint(source, prefix=prefix)
-    fusing = Fusing(checkpoint.arrays, epsilon=epsilon, fold_bn=fold_bn, skip=skip)
+    fusing = Fusing(
+        checkpoint.arrays, epsilon=epsilon, fold_bn=fold_bn, skip=skip, families=families
+    )
     if strict:
         _need_all_fused(source, fusing.plan)
     if dry_run:

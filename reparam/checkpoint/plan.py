@@ -57,14 +57,14 @@ def plan_of(
         CheckpointError: a block is not whole, or ``skip`` or ``families`` names nothing that is
             there.
     """
-    chosen = [family_named(name) for name in families]
+    chosen = families_named(families)
     found = find_blocks(shapes, chosen, spared=lambda where: _matching_any(skip, where))
     _need_chosen(chosen, found)
     taken = {key for match in found.blocks for key in match.branch_keys}
     pairs, unpaired = find_pairs(shapes, taken) if fold_bn else ((), ())
     if deployed is None:
         deployed = [where for where, _ in found.deployed]
-    names = [*(match.where for match in (*found.blocks, *pairs)), *found.spared]
+    names = [*(match.where for match in (*found.blocks, *pairs)), *dict(found.spared)]
     skipped = _skipped(skip, names, deployed)
     asked = ((where, SKIPPED) for where in dict.fromkeys(names) if where in skipped)
     left = [*found.doubts, *unpaired, *asked]
@@ -112,22 +112,26 @@ def _matching_any(patterns: Iterable[str], name: str) -> bool:
     return any(_matching(pattern, [name]) for pattern in patterns)
 
 
-def family_named(name: str) -> Family:
-    """Return the family that ``--family`` names, in any case.
+def families_named(names: Iterable[str]) -> tuple[Family, ...]:
+    """Return the families that ``--family`` names; a name may be that of several regions.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none of that name.
     """
-    known = {family.name.lower(): family for family in FAMILIES}
-    found = known.get(name.lower())
-    if found is None:
-        near = get_close_matches(name.lower(), known, n=3, cutoff=0.4) or sorted(known)
-        raise CheckpointError(
-            f"there is no family named '{name}'",
-            found="near: " + ", ".join(f"'{known[one].name}'" for one in near),
-            hint="reparam inspect --families lists them",
-        )
-    return found
+    return tuple(family for name in names for family in _families_named(name))
+
+
+def _families_named(name: str) -> tuple[Family, ...]:
+    found = tuple(family for family in FAMILIES if family.name.lower() == name.lower())
+    if found:
+        return found
+    known = {family.name.lower(): family.name for family in FAMILIES}
+    near = get_close_matches(name.lower(), known, n=3, cutoff=0.4) or sorted(known)[:_LISTED]
+    raise CheckpointError(
+        f"there is no family named '{name}'",
+        found="near: " + ", ".join(f"'{known[one]}'" for one in near),
+        hint="reparam inspect --families lists them",
+    )
 
 
 def _need_chosen(chosen: Iterable[Family], found: Found) -> None:

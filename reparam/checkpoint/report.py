@@ -59,7 +59,7 @@ class FusionReport:
 
     ``fused`` are blocks, ``folded`` conv-bn pairs outside them. ``unknown`` names what the
     checkpoint does not tell and the weights do not depend on; ``carried`` counts the arrays that
-    went over bit for bit.
+    went over bit for bit; ``families`` are those that the user named.
     """
 
     architecture: str | None
@@ -71,6 +71,7 @@ class FusionReport:
     carried: int
     notices: tuple[str, ...]
     unknown: tuple[str, ...] = ("stride",)
+    families: tuple[str, ...] = ()
 
     @property
     def epsilon(self) -> float | None:

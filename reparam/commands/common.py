@@ -20,9 +20,9 @@ from reparam.errors import CheckpointError, ReparamError
 from reparam.version import tool_version
 
 __all__ = [  # with what commands take from here though it has files of its own
-    "epsilon_option", "force_option", "is_checkpoint", "json_option", "prefix_option",
-    "print_error", "print_fusion", "print_json", "progress", "settings_option", "size_of",
-    "sizes_of", "stdout", "table", "tell_unused", "the_checkpoint",
+    "epsilon_option", "family_option", "force_option", "is_checkpoint", "json_option",
+    "prefix_option", "print_error", "print_fusion", "print_json", "progress", "settings_option",
+    "size_of", "sizes_of", "stdout", "table", "tell_unused", "the_checkpoint",
 ]  # fmt: skip
 
 _CHECKPOINTS = (".pdparams", ".pdema", ".safetensors")
@@ -114,6 +114,14 @@ prefix_option = click.option(
     metavar="NAME",
     help="Use only the weights under this name or prefix, such as ema or backbone, and take it "
     "off. Wrappers such as module. are taken off without it.",
+)
+family_option = click.option(
+    "--family",
+    "families",
+    multiple=True,
+    metavar="NAME",
+    help="The family of blocks whose names and shapes fit several. Repeatable; reparam inspect "
+    "--families lists them.",
 )
 settings_option = click.option(
     "--model-arg",

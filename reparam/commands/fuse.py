@@ -12,6 +12,7 @@ from reparam.checkpoint.files import PDPARAMS, SAFETENSORS
 from reparam.checkpoint.pipeline import Fusion, fuse
 from reparam.commands.common import (
     epsilon_option,
+    family_option,
     force_option,
     json_option,
     prefix_option,
@@ -52,6 +53,7 @@ Example:
     help="Default: what the output's ending says.",
 )
 @epsilon_option
+@family_option
 @model_options
 @click.option("--input-size", help="H and W of an image that a network of your own runs on.")
 @click.option(
@@ -77,6 +79,7 @@ def command(
     output: Path | None,
     kind: str | None,
     epsilon: float | None,
+    families: tuple[str, ...],
     choice: Choice,
     input_size: str | None,
     fold_bn: bool,
@@ -101,14 +104,14 @@ def command(
     if chosen.own is not None:
         from reparam.commands.own_network import fuse_own  # with everything that runs networks
 
-        notices = [*chosen.notices, *tell_unused(("fold_bn",), WITHOUT_EFFECT)]
+        notices = [*chosen.notices, *tell_unused(("fold_bn", "families"), WITHOUT_EFFECT)]
         size = size_of(input_size)
         fuse_own(path, chosen.own, output, as_json, notices, input_size=size, **options)
         return
     why = "blocks are fused from their names and arrays"
     notices = [*chosen.notices, *tell_unused(("settings", "input_size"), why)]
     with progress(f"fusing {path}"):
-        result = fuse(path, output, epsilon=epsilon, fold_bn=fold_bn, **options)
+        result = fuse(path, output, epsilon=epsilon, families=families, fold_bn=fold_bn, **options)
     if as_json:
         print_fusion(result, _verdict(result), notices)
     else:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from reparam.checkpoint.families import FAMILIES, Family
+from reparam.checkpoint.families.terms import labels_of
 from reparam.checkpoint.fusing import listing
 from reparam.checkpoint.inspection import Inspection, inspect
 from reparam.checkpoint.roles import QUANTISED, WEIGHTS
@@ -26,13 +28,20 @@ from reparam.commands.common import (
     epilog="""\b
 Example:
   reparam inspect ckpt.pdparams
-  reparam inspect model.onnx --json"""
+  reparam inspect model.onnx --json
+  reparam inspect --families"""
 )
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @prefix_option
+@click.option(
+    "--families", is_flag=True, help="List the families of blocks that are known, and nothing else."
+)
 @json_option
-def command(checkpoint: Path | None, prefix: str | None, as_json: bool) -> None:
+def command(checkpoint: Path | None, prefix: str | None, families: bool, as_json: bool) -> None:
     """Tell what CHECKPOINT holds: architecture, blocks and their form, what is wrong with it."""
+    if families:
+        _list_families(as_json)
+        return
     path = the_checkpoint(checkpoint)
     if path.suffix == ".onnx":
         _inspect_onnx(path, as_json)
@@ -75,6 +84,37 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
     )
     rows += [(label, f"{len(keys)}: {listing(keys)}") for label, keys in problems if keys]
     return [(label, text) for label, text in rows if text]
+
+
+def _list_families(as_json: bool) -> None:
+    """Print each family once: what its blocks are named, what they become, which epsilon."""
+    if as_json:
+        print_json("inspect", "families", {"families": [_family(one) for one in FAMILIES]})
+        return
+    grid = table("family", "names", "becomes", "epsilon", "source")
+    for one in map(_family, FAMILIES):
+        names = ", ".join(one["names"]).replace("{i}", "N")
+        grid.add_row(one["name"], names, one["deploy"], _epsilons(one["epsilon"]), one["source"])
+    stdout().print(grid)
+
+
+def _family(family: Family) -> dict[str, Any]:
+    epsilon = family.epsilon
+    return {
+        "name": family.name,
+        "part": family.part,
+        "names": [label for label in labels_of(family.term) if label != "identity"],
+        "deploy": family.deploy or "(its own place)",
+        "epsilon": {"paddle": epsilon.paddle, "torch": epsilon.torch, "source": epsilon.source},
+        "source": family.source,
+    }
+
+
+def _epsilons(epsilon: dict[str, Any]) -> str:
+    """Return the epsilon, or where it has to be given."""
+    values = [epsilon["paddle"], epsilon["torch"]]
+    said = [f"{value:g}" if value is not None else "asked for" for value in values]
+    return said[0] if said[0] == said[1] else f"{said[0]}, PyTorch names: {said[1]}"
 
 
 def _kind(found: Inspection) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from reparam.commands.common import (
     epsilon_option,
+    family_option,
     json_option,
     prefix_option,
     print_json,
@@ -35,6 +36,7 @@ Example:
 @click.argument("original", required=False, type=click.Path(path_type=Path))
 @click.argument("candidate", required=False, type=click.Path(path_type=Path))
 @epsilon_option
+@family_option
 @prefix_option
 @click.option("--input-size", help="H and W of the probes: 224, 480x640, or several: 96,65x97.")
 @click.option(
@@ -51,6 +53,7 @@ def command(
     original: Path | None,
     candidate: Path | None,
     epsilon: float | None,
+    families: tuple[str, ...],
     prefix: str | None,
     input_size: str | None,
     probe: Path | None,
@@ -68,6 +71,7 @@ def command(
     chosen = choice.of(path, prefix=prefix)
     probing = Probing(
         epsilon=epsilon,
+        families=families,
         prefix=prefix,
         sizes=sizes,
         own_input=None if probe is None else _load_probe(probe),

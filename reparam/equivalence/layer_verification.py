@@ -119,7 +119,7 @@ def verify_layers(
             stages = [proved.stage]
             stages += _network(truth, proved.conversion.layer, probing, stages)
             return _verification(first, IN_MEMORY, "", model, stages, proved.notices)
-        source, _ = source_of(first)
+        source, *_ = source_of(first)
         first, second = load_checkpoint(source, prefix=wanted_of(first)), first
         truth = LayerTruth(first.arrays, model, truth.size)
     elif Path(candidate).suffix == ".onnx":

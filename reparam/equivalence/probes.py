@@ -32,6 +32,7 @@ class Probing:
         settings: of the architecture, in place of what it assumes.
         model: the user's own network, in place of a recognised one.
         prefix: use only the weights under this name or prefix.
+        families: that come first where names and shapes leave it open.
     """
 
     epsilon: float | None = None
@@ -41,6 +42,7 @@ class Probing:
     settings: Mapping[str, Any] = field(default_factory=dict)
     model: ForeignModel | None = None
     prefix: str | None = None
+    families: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from reparam.adapters.paddle_models import as_float32
 from reparam.architectures import recognise
 from reparam.checkpoint import Checkpoint, fuse_arrays, load_checkpoint
 from reparam.checkpoint.blocks import BlockMatch, find_blocks
+from reparam.checkpoint.families import Family
 from reparam.checkpoint.fusing import need_finite
 from reparam.checkpoint.manifest import source_of, wanted_of
 from reparam.checkpoint.opening import check_input
 from reparam.checkpoint.pairs import find_pairs, folded_in
+from reparam.checkpoint.plan import families_named
 from reparam.equivalence import networks
 from reparam.equivalence.blocks import compare_blocks
 from reparam.equivalence.carried import Arrays, compare_carried
@@ -51,11 +53,12 @@ def verify(
     if probing.model is not None:
         return verify_layers(first, candidate, probing.model, probing)
     if candidate is None:
-        if find_blocks(first.shapes).blocks:
+        if find_blocks(first.shapes, families_named(probing.families)).blocks:
             return _with_own_fusion(first, probing)
-        source, epsilon = source_of(first)
+        source, epsilon, families = source_of(first)
         if probing.epsilon is None:
             probing = replace(probing, epsilon=epsilon)
+        probing = replace(probing, families=probing.families or families)
         return _with_checkpoint(load_checkpoint(source, prefix=wanted_of(first)), first, probing)
     if Path(candidate).suffix == ".onnx":
         return _with_onnx(first, Path(candidate), probing)
@@ -63,7 +66,8 @@ def verify(
 
 
 def _with_own_fusion(first: Checkpoint, probing: Probing) -> Verification:
-    fused, _ = fuse_arrays(first.arrays, epsilon=probing.epsilon)
+    families = probing.families
+    fused, _ = fuse_arrays(first.arrays, epsilon=probing.epsilon, families=families)
     stages = _checkpoint_stages(first.arrays, fused, probing)
     return _verification(first, IN_MEMORY, "", probing, stages)
 
@@ -91,7 +95,8 @@ def _with_onnx(first: Checkpoint, path: Path, probing: Probing) -> Verification:
 
 def _checkpoint_stages(ours: Arrays, theirs: Arrays, probing: Probing) -> tuple[Stage, ...]:
     """Compare names and arrays, blocks, and, if those agree in kind, the networks."""
-    matches, swapped = _train_time_in(ours, theirs), _train_time_in(theirs, ours)
+    chosen = families_named(probing.families)
+    matches, swapped = _train_time_in(ours, theirs, chosen), _train_time_in(theirs, ours, chosen)
     first, second = ours, theirs
     if not matches and swapped:  # the deploy form was named first
         matches, first, second = swapped, theirs, ours
@@ -113,10 +118,12 @@ def _checkpoint_stages(ours: Arrays, theirs: Arrays, probing: Probing) -> tuple[
     return (*stages, networks.compare_layers(original, theirs, probing))
 
 
-def _train_time_in(ours: Arrays, theirs: Arrays) -> tuple[BlockMatch, ...]:
+def _train_time_in(
+    ours: Arrays, theirs: Arrays, chosen: tuple[Family, ...]
+) -> tuple[BlockMatch, ...]:
     """Return the blocks of ``ours`` in train-time form, and the pairs that ``theirs`` folded."""
     shapes = {key: array.shape for key, array in ours.items()}
-    blocks = find_blocks(shapes).blocks
+    blocks = find_blocks(shapes, chosen).blocks
     pairs, _ = find_pairs(shapes, {key for match in blocks for key in match.branch_keys})
     return blocks + folded_in(pairs, {key: array.shape for key, array in theirs.items()})
 
@@ -134,7 +141,8 @@ def _verification(
     first: Checkpoint, candidate: str, sha256: str, probing: Probing, stages: tuple[Stage, ...]
 ) -> Verification:
     found = recognise(first.shapes)
-    values = {match.epsilon for match in find_blocks(first.shapes).blocks}
+    blocks = find_blocks(first.shapes, families_named(probing.families)).blocks
+    values = {match.epsilon for match in blocks}
     family = values.pop() if len(values) == 1 else None
     return Verification(
         original=str(first.path),

@@ -53,7 +53,7 @@ def test_the_manifest_names_the_source(tmp_path):
     note = json.loads(manifest_path(result.output).read_text())
     assert note["source_sha256"] == load_checkpoint(source).sha256
     assert len(note["report"]["fused"]) == 7
-    found, epsilon = source_of(load_checkpoint(result.output))
+    found, epsilon, _ = source_of(load_checkpoint(result.output))
     assert found.resolve() == source.resolve()
     assert epsilon == 1e-3
 

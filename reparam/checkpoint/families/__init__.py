@@ -6,13 +6,37 @@ records and knows no family by name.
 
 from __future__ import annotations
 
-from reparam.checkpoint.families import repvgg
+from reparam.checkpoint.families import (
+    acnet,
+    dbb,
+    fastvit,
+    ghost,
+    large_kernels,
+    lcnet,
+    mobileone,
+    qarepvgg,
+    repvgg,
+    repvit,
+    yolo,
+)
 from reparam.checkpoint.families.family import Choice, Epsilon, Family
 from reparam.checkpoint.families.terms import ODD, Chain, Kernel, Norm
 
 __all__ = ["CONV_BN", "FAMILIES", "Choice", "Epsilon", "Family"]
 
-FAMILIES: tuple[Family, ...] = (*repvgg.FAMILIES,)
+FAMILIES: tuple[Family, ...] = (
+    *repvgg.FAMILIES,
+    *yolo.FAMILIES,
+    *qarepvgg.FAMILIES,
+    *mobileone.FAMILIES,
+    *fastvit.FAMILIES,
+    *ghost.FAMILIES,
+    *lcnet.FAMILIES,
+    *dbb.FAMILIES,
+    *acnet.FAMILIES,
+    *large_kernels.FAMILIES,
+    *repvit.FAMILIES,
+)
 
 CONV_BN = Family(
     name="conv-bn",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -69,6 +70,9 @@ class Family:
         same_groups: every convolution has the group count of the block; tells it where a
             convolution follows another.
         leftovers: names, under the block, that files hold unused beside the branches.
+        within: last word of the block's own name, where the names under it do not tell enough.
+        beside: names, under the block, that stand there too in every block of the family.
+        on_request: only where the user names the family.
     """
 
     name: str
@@ -82,6 +86,14 @@ class Family:
     remark: str = ""
     same_groups: bool = True
     leftovers: tuple[str, ...] = field(default=())
+    within: str = ""
+    beside: tuple[str, ...] = ()
+    on_request: bool = False
+
+    def stands_at(self, prefix: str, names: Collection[str]) -> bool:
+        """Return whether a block can be of this family by its own name and what is beside it."""
+        named = not self.within or f".{prefix}".endswith(f".{self.within}.")
+        return named and all(name in names for name in self.beside)
 
     @property
     def distinctive(self) -> bool:
