@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from reparam.adapters.foreign_fusing import Form
 from reparam.adapters.foreign_import import first_line, stdout_as_stderr
 from reparam.adapters.foreign_methods import block_paths, method_of
 from reparam.adapters.foreign_parts import (
@@ -20,7 +21,7 @@ from reparam.adapters.foreign_parts import (
     put,
     sublayer,
 )
-from reparam.adapters.foreign_trials import Converted, Judge, Trial, believe
+from reparam.adapters.foreign_trials import Chosen, Converted, Judge, Trial, believe
 from reparam.adapters.paddle_models import Array, import_paddle, state_of
 from reparam.errors import NotFusibleError, ReparamError
 
@@ -79,6 +80,16 @@ def tried_blocks(layer: Any) -> list[str]:
 
     convert(layer, judge=leave)
     return found
+
+
+def as_made(trial: Trial) -> Chosen | None:
+    """Choose what a method made, without a proof; leave a block whose method failed."""
+    return Chosen(Form(trial.made[0])) if trial.made else None
+
+
+def path_of(where: str) -> str:
+    """Return the path of what a report calls ``where``."""
+    return "" if where == "(root)" else where
 
 
 class _Walk:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reparam.adapters.foreign_converting import Conversion, convert
+from reparam.adapters.foreign_converting import Conversion, convert, path_of
 from reparam.adapters.foreign_fusing import (
     WRONG_FORWARD,
     Form,
@@ -90,7 +90,7 @@ def prove(original: Fed, x: Array, skip: Sequence[str] = ()) -> Proved:
     judge = _Judge(original, x)
     conversion = convert(original.network, skip, judge)
     converted = conversion.converted
-    paths = ["" if done.where == "(root)" else done.where for done in converted]
+    paths = [path_of(done.where) for done in converted]
     notices = [f"'{where}': {reason}" for where, reason in judge.parted.items()]
     return Proved(
         conversion=conversion,
@@ -239,7 +239,7 @@ def _no_better(trial: Trial) -> str:
 
 
 def _left(judge: _Judge, network: Any, done: Sequence[str]) -> list[Left]:
-    left = [Left("" if r.where == "(root)" else r.where, r.reason) for r in judge.unclear]
+    left = [Left(path_of(result.where), result.reason) for result in judge.unclear]
     for path, part in network.named_sublayers(include_self=True):
         missing = missing_arguments(part)
         if missing is not None and not is_inside(path, done):
