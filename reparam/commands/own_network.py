@@ -77,10 +77,11 @@ def _print_blocks(report: LayerReport) -> None:
     console.print(grid)
     if len(report.fused) > _LISTED:
         console.print(f"... and {len(report.fused) - _LISTED} more; --json lists every block")
-    own = sum(proved.block.by == METHOD for proved in report.fused)
-    others = f", {len(report.fused) - own} by reparam" if own < len(report.fused) else ""
+    by_methods = sum(proved.block.by == METHOD for proved in report.fused)
+    rest = len(report.fused) - by_methods
+    others = f", {rest} by reparam" if rest else ""
     console.print(
-        f"{own} blocks converted by their own methods{others}, each compared with what it was; "
-        f"{report.carried} other arrays carried over"
+        f"{by_methods} blocks converted by their own methods{others}, each compared with what it "
+        f"was; {report.carried} other arrays carried over"
     )
     console.print(f"network: {report.network.summary}")
