@@ -12,21 +12,35 @@ import numpy as np
 from reparam.checkpoint.files import (
     PDPARAMS,
     SAFETENSORS,
+    TORCH,
     Checkpoint,
     format_of,
     load_checkpoint,
     write_arrays,
 )
 from reparam.checkpoint.fusing import Fusing
+<<<<<<< HEAD
 from reparam.checkpoint.manifest import Report, manifest_of, manifest_path
 from reparam.checkpoint.opening import check_input
+=======
+from reparam.checkpoint.manifest import manifest_of, manifest_path
+from reparam.checkpoint.opening import TORCH_ENDINGS, check_input
+>>>>>>> torch
 from reparam.checkpoint.plan import SKIPPED, Plan
 from reparam.checkpoint.report import FusionReport
 from reparam.errors import CheckpointError, NotFusibleError, OutputError, UnsupportedModelError
 from reparam.files import check_output, whole_group
 from reparam.version import tool_version
 
+<<<<<<< HEAD
 Reported = TypeVar("Reported", bound=Report)
+=======
+_NAMES_OF_TORCH = (
+    "names and shapes are as PyTorch has them: Paddle calls running_mean _mean and running_var "
+    "_variance, and keeps the weight of a linear layer transposed; a Paddle network loads the file "
+    "only after names are mapped and those weights turned"
+)
+>>>>>>> torch
 
 
 @dataclass(frozen=True)
@@ -43,10 +57,14 @@ class Fusion:
 def deploy_path(source: Path, kind: str | None = None) -> Path:
     """Return where the deploy form of ``source`` goes by default: x.pdparams, x.deploy.pdparams.
 
+    That of x.pth, x.pt and the like is x.deploy.safetensors, which PyTorch loads without a pickle.
     That of x.pdema is x.pdema.deploy.pdparams: everything loads that ending, and it is not taken
     for the deploy form of the x.pdparams beside it, which holds other weights. So it is for every
     other ending, since what a file holds decides and not how it is called.
     """
+    torch = next((end for end in TORCH_ENDINGS if source.name.endswith(end)), None)
+    if torch is not None:
+        return source.with_name(f"{source.name.removesuffix(torch)}.deploy.{kind or SAFETENSORS}")
     known = source.suffix in (f".{PDPARAMS}", f".{SAFETENSORS}")
     stem, ending = (source.stem, source.suffix) if known else (source.name, f".{PDPARAMS}")
     return source.with_name(f"{stem}.deploy{ending if kind is None else f'.{kind}'}")
@@ -110,7 +128,8 @@ def fuse(
     if dry_run:
         for _ in fusing:
             checkpoint.forget_pages()
-        return Fusion(source, checkpoint.sha256, None, "", _reported(fusing, checkpoint))
+        report = _reported(fusing, checkpoint, format_of(target))
+        return Fusion(source, checkpoint.sha256, None, "", report)
     return _written(fusing, checkpoint, target, force)
 
 
@@ -153,15 +172,23 @@ def write_with_manifest(
             names=names,
             metadata=_metadata(checkpoint) if kind == SAFETENSORS else None,
         )
+<<<<<<< HEAD
         done = report()
         text = manifest_of(checkpoint, target, sha256, done, tool_version())
+=======
+        report = _reported(fusing, checkpoint, kind)
+        text = manifest_of(checkpoint, target, sha256, report, tool_version())
+>>>>>>> torch
         note.write_text(text, encoding="utf-8")
     return sha256, done
 
 
-def _reported(fusing: Fusing, checkpoint: Checkpoint) -> FusionReport:
+def _reported(fusing: Fusing, checkpoint: Checkpoint, kind: str) -> FusionReport:
     report = fusing.report()
-    return replace(report, notices=(*checkpoint.layout.notices, *report.notices))
+    notices = (*checkpoint.layout.notices, *report.notices)
+    if kind == PDPARAMS and checkpoint.format == TORCH:
+        notices += (_NAMES_OF_TORCH,)
+    return replace(report, notices=notices)
 
 
 def _one_by_one(
@@ -215,7 +242,8 @@ def check_outputs(source: Path, target: Path, force: bool) -> None:
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    return {**checkpoint.metadata, "reparam.source_sha256": checkpoint.sha256}
+    made = {"format": "pt"} if checkpoint.format == TORCH else {}  # what loaders of PyTorch ask for
+    return {**made, **checkpoint.metadata, "reparam.source_sha256": checkpoint.sha256}
 
 
 def _need_all_fused(source: Path, plan: Plan) -> None:
