@@ -19,28 +19,21 @@ from reparam.checkpoint.files import (
     write_arrays,
 )
 from reparam.checkpoint.fusing import Fusing
-<<<<<<< HEAD
 from reparam.checkpoint.manifest import Report, manifest_of, manifest_path
-from reparam.checkpoint.opening import check_input
-=======
-from reparam.checkpoint.manifest import manifest_of, manifest_path
 from reparam.checkpoint.opening import TORCH_ENDINGS, check_input
->>>>>>> torch
 from reparam.checkpoint.plan import SKIPPED, Plan
 from reparam.checkpoint.report import FusionReport
 from reparam.errors import CheckpointError, NotFusibleError, OutputError, UnsupportedModelError
 from reparam.files import check_output, whole_group
 from reparam.version import tool_version
 
-<<<<<<< HEAD
 Reported = TypeVar("Reported", bound=Report)
-=======
+
 _NAMES_OF_TORCH = (
     "names and shapes are as PyTorch has them: Paddle calls running_mean _mean and running_var "
     "_variance, and keeps the weight of a linear layer transposed; a Paddle network loads the file "
     "only after names are mapped and those weights turned"
 )
->>>>>>> torch
 
 
 @dataclass(frozen=True)
@@ -137,7 +130,7 @@ def _written(fusing: Fusing, checkpoint: Checkpoint, target: Path, force: bool) 
     """Fuse while writing the deploy form, then its manifest; both appear, or neither."""
     sha256, report = write_with_manifest(
         fusing,
-        lambda: _reported(fusing, checkpoint),
+        lambda: _reported(fusing, checkpoint, format_of(target)),
         checkpoint,
         target,
         names=fusing.names(checkpoint.names),
@@ -172,13 +165,8 @@ def write_with_manifest(
             names=names,
             metadata=_metadata(checkpoint) if kind == SAFETENSORS else None,
         )
-<<<<<<< HEAD
         done = report()
         text = manifest_of(checkpoint, target, sha256, done, tool_version())
-=======
-        report = _reported(fusing, checkpoint, kind)
-        text = manifest_of(checkpoint, target, sha256, report, tool_version())
->>>>>>> torch
         note.write_text(text, encoding="utf-8")
     return sha256, done
 
