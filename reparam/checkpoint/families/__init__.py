@@ -40,8 +40,8 @@ FAMILIES: tuple[Family, ...] = (
     *acnet.FAMILIES,
     *large_kernels.FAMILIES,
     *repvit.FAMILIES,
-    *ecb.FAMILIES,
     *implicit.FAMILIES,
+    *ecb.FAMILIES,
     *orepa.FAMILIES,
     *repnext.FAMILIES,
 )
