@@ -212,13 +212,13 @@ def _ambiguous(blocks: Mapping[BlockMatch, Sequence[BlockMatch]]) -> CheckpointE
     )
     first = next(iter(blocks)).where
     more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""
-    names = dict.fromkeys(name for listed in where for name in listed)
-    order = "; given more than once, the first that fits is taken" if len(names) > _TWO else ""
+    choices = dict.fromkeys(name for listed in where for name in listed)
+    order = "; given more than once, the first that fits is taken" if len(choices) > _TWO else ""
     return CheckpointError(
         f"block '{first}'{more} can be of several families",
         found="; ".join(found),
         why="they compute different functions of the same weights",
-        hint=" or ".join(f"--family '{name}'" for name in names) + order,
+        hint=" or ".join(f"--family '{name}'" for name in choices) + order,
     )
 
 

@@ -15,6 +15,7 @@ from reparam.checkpoint.families.repvgg import REPVGG
 from reparam.checkpoint.families.terms import (
     MAYBE,
     NEVER,
+    PADDLE,
     POINT,
     Chain,
     Input,
@@ -72,7 +73,11 @@ V2 = _v2("QARepVGG", f"{_OWN}; YOLOv6, QARepVGGBlock", Input(), dense=True)
 V2_GROUPED = _v2(_GROUPED, f"{_OWN}, in groups", Input(), grouped=True)
 V2_PLAIN = _v2("QARepVGG (no identity)", f"{_OWN}, stride 2 or other channels")
 V2_AVERAGE = _v2(
-    "QARepVGG V2 (YOLOv6)", _THEIRS, Input(), Mean("rbr_dense.conv.weight"), dense=True
+    "QARepVGG V2 (YOLOv6)",
+    _THEIRS,
+    Input(),
+    Mean("rbr_dense.conv.weight", exclusive=PADDLE),
+    dense=True,
 )
 
 

@@ -270,6 +270,20 @@ def required_leaves(term: Term) -> Iterator[Leaf]:
         yield term
 
 
+def sure_keys(leaf: Leaf) -> Iterator[str]:
+    """Yield the names that are there in every spelling wherever the operator is."""
+    if isinstance(leaf, Kernel):
+        yield leaf.weight
+        if leaf.bias == ALWAYS:
+            yield leaf.shift
+    elif isinstance(leaf, Norm) and leaf.affine == ALWAYS:
+        stem = f"{leaf.name}." if leaf.name else ""
+        yield f"{stem}weight"
+        yield f"{stem}bias"
+    elif isinstance(leaf, Scale):
+        yield from (key for key in (leaf.factor, leaf.shift) if key)
+
+
 def labels_of(term: Term) -> tuple[str, ...]:
     """Return what reports call the branches of a term."""
     inner = term.parts[0] if isinstance(term, Chain) and isinstance(term.parts[0], Sum) else term
