@@ -40,7 +40,8 @@ V1 = Family(
     deploy="rbr_reparam",
     epsilon=_EPSILON,
     anchors=REPVGG.anchors,
-    stays=("nonlinearity",),  # its attention stands before the last BatchNorm
+    stays=("nonlinearity",),
+    blocked_by=("se",),  # before the last BatchNorm
     source=f"{_SOURCE}, QARepVGGBlockV1",
 )
 
@@ -63,6 +64,7 @@ def _v2(
         epsilon=_EPSILON,
         anchors=("rbr_dense", "rbr_1x1"),
         stays=("nonlinearity",),
+        blocked_by=("se", "rbr_1x1.bias"),  # a bias is of GRERepVGGBlock, normalized elsewhere
         source=source,
     )
 
