@@ -85,6 +85,7 @@ class Family:
         on_request: only where the user names the family.
         blocked_by: first words of names of what computes between the operators of the term, so
             that a block that has one is no such convolution, whoever names the family.
+        dense: of one group alone.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Family:
     beside: tuple[str, ...] = ()
     on_request: bool = False
     blocked_by: tuple[str, ...] = ()
+    dense: bool = False
 
     def stands_at(self, prefix: str, names: Collection[str]) -> bool:
         """Return whether a block can be of this family by its own name and what is beside it."""
