@@ -74,19 +74,37 @@ def recognise(shapes: Mapping[str, Shape]) -> Recognised | None:
     A few keys may be missing, misshapen or too many: they are reported, not guessed away. Keys
     under a prefix (``backbone.``, ``module.``) belong to a larger model and are not recognised.
     """
+    found = _nearest(shapes)
+    if found is None:
+        return None
+    family, structure, account = found
+    name, settings = family.settings_of(structure)
+    assumed = dict(structure.assumed)
+    if account.form == "deploy":
+        for lost in family.LOST_IN_DEPLOY_FORM:
+            assumed[lost] = settings.pop(lost)
+    return _recognised(name, settings, assumed, account)
+
+
+def train_time_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape] | None:
+    """Return names and shapes of the recognised network, all of it in train-time form."""
+    found = _nearest(shapes)
+    if found is None:
+        return None
+    family, structure, _ = found
+    whole: dict[str, Shape] = family.layout(structure).shapes()
+    return whole
+
+
+def _nearest(shapes: Mapping[str, Shape]) -> tuple[Any, Any, Account] | None:
+    """Return the family, the structure and how the keys agree with it."""
     for inference, family in _FAMILIES:
         structure = inference.infer(shapes)
         if structure is None:
             continue
         account: Account = family.layout(structure).account(shapes)
-        if account.agreement < _LEAST_AGREEMENT:
-            continue
-        name, settings = family.settings_of(structure)
-        assumed = dict(structure.assumed)
-        if account.form == "deploy":
-            for lost in family.LOST_IN_DEPLOY_FORM:
-                assumed[lost] = settings.pop(lost)
-        return _recognised(name, settings, assumed, account)
+        if account.agreement >= _LEAST_AGREEMENT:
+            return family, structure, account
     return None
 
 
