@@ -82,7 +82,7 @@ class Fusing:
         deployed = self.recognised.deployed if self.recognised else None
         self.plan = plan_of(
             shapes, deployed=deployed, fold_bn=fold_bn, skip=skip, families=families
-        )
+        ).without_finished(arrays)
         need_epsilons(self.plan.matches, epsilon, shapes)
         self._records: dict[BlockMatch, FusedBlock] = {}
         self._carried = 0

@@ -20,10 +20,12 @@ from reparam.checkpoint.families.terms import (
     PADDLE,
     STATISTICS,
     TORCH,
+    Kernel,
+    Term,
     leaves,
     required_leaves,
 )
-from reparam.checkpoint.geometry import MisfitError, Shapes, geometry_of
+from reparam.checkpoint.geometry import Geometry, MisfitError, Shapes, geometry_of
 from reparam.checkpoint.resolving import keys_of, possible_keys, resolve
 
 _DIGITS = re.compile(r"\d+")
@@ -137,10 +139,23 @@ def _tried(
         geometry = geometry_of(term, shapes, same_groups=family.same_groups, spelling=spelling)
     except MisfitError as error:
         return Failure(prefix, family, str(error), 0, seen, error.windows)
+    grouped = next(_grouped(term, geometry), None) if family.dense else None
+    if grouped:
+        groups = geometry.known[grouped.weight]
+        problem = f"'{grouped.weight}' has {groups} groups; needed: 1"
+        return Failure(prefix, family, problem, 0, seen)
     counters = tuple(resolved.counters)
     match = BlockMatch(prefix, family, term, geometry, spelling, counters, values=values)
     beside = match.weight_key in shapes and match.weight_key not in match.branch_keys
     return replace(match, has_deploy=beside)
+
+
+def _grouped(term: Term, geometry: Geometry) -> Iterator[Kernel]:
+    """Yield kernels of several groups, without those that have one for each channel."""
+    for kernel in (leaf for leaf in leaves(term) if isinstance(leaf, Kernel)):
+        apart = kernel.depthwise or kernel.planes
+        if not apart and geometry.known.get(kernel.weight, 1) != 1:
+            yield kernel
 
 
 @lru_cache(maxsize=8)

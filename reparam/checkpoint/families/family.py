@@ -83,6 +83,7 @@ class Family:
         within: last word of the block's own name, where the names under it do not tell enough.
         beside: names, under the block, that stand there too in every block of the family.
         on_request: only where the user names the family.
+        dense: of one group alone.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Family:
     within: str = ""
     beside: tuple[str, ...] = ()
     on_request: bool = False
+    dense: bool = False
 
     def stands_at(self, prefix: str, names: Collection[str]) -> bool:
         """Return whether a block can be of this family by its own name and what is beside it."""
