@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import reparam.adapters.foreign_fusing as foreign_fusing
 from reparam.adapters.foreign_converting import convert
@@ -79,6 +81,28 @@ class TestWrongWeights:
         assert notice.startswith("'block': its convert_to_deploy() makes another function of it")
         assert "fused by reparam instead" in notice
         assert "tests.faulty_blocks.Broadcasts" in notice
+
+
+@given(
+    inputs=st.sampled_from([1, 2, 4, 6]),
+    multiple=st.sampled_from([1, 1, 2]),
+    stride=st.integers(1, 2),
+    grouped=st.booleans(),
+    attention=st.booleans(),
+    epsilon=st.sampled_from([1e-5, 1e-3, 1.0]),
+    kind=st.sampled_from(["MergesOne", "Raises"]),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_ours_is_right(inputs, multiple, stride, grouped, attention, epsilon, kind, seed):
+    groups = inputs if grouped else 1
+    network = build(kind, inputs, inputs * multiple, stride=stride, groups=groups,
+                    attention=attention, epsilon=epsilon)  # fmt: skip
+    result = proved(randomised(network, seed))
+    (done,) = result.conversion.converted
+    assert (done.by, done.runs) == ("reparam", True)
+    assert result.checks[0].distance <= 0.7 * result.checks[0].bound  # not by a hair
+    assert off(network, result.conversion.arrays) < 1e-5
 
 
 class TestWrongForm:
