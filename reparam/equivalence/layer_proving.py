@@ -24,7 +24,7 @@ from reparam.adapters.foreign_running import Fed, calls_of, parts_run
 from reparam.adapters.foreign_trials import REPARAM, Chosen, Trial, failed
 from reparam.checkpoint import Left
 from reparam.conv.operators import Array
-from reparam.equivalence.layer_blocks import blocks_stage, compare_block
+from reparam.equivalence.layer_blocks import Prepared, blocks_stage, compare_block, prepare
 from reparam.equivalence.records import DIFFERENT, EQUAL, UNDECIDABLE, BlockResult, Stage
 
 
@@ -132,6 +132,7 @@ class _Judge:
         self.wrong: list[Wrong] = []
         self.unclear: list[BlockResult] = []
         self.parted: dict[str, str] = {}
+        self.prepared: dict[str, Prepared | BlockResult] = {}
 
     def __call__(self, trial: Trial) -> Chosen | None:
         """Return what is proved to be the block; None leaves it, and turns to those inside it."""
@@ -165,7 +166,9 @@ class _Judge:
     def compared(self, path: str, other: Any) -> BlockResult:
         """Compare the block at ``path`` with another, by the blocks inside it where need be."""
         where, block = path or "(root)", sublayer(self.network, path)
-        result = compare_block(where, block, other, self.calls.get(path))
+        if path not in self.prepared:  # one is compared several times, and then no more
+            self.prepared = {path: prepare(where, block, self.calls.get(path))}
+        result = compare_block(self.prepared[path], other)
         if result.verdict != UNDECIDABLE or other is None:
             return result
         parts = [
