@@ -87,9 +87,14 @@ def prove(original: Fed, x: Array, skip: Sequence[str] = ()) -> Proved:
     Raises:
         NotFusibleError: a method failed, and we cannot fuse its block either.
     """
-    judge = _Judge(original, x)
-    conversion = convert(original.network, skip, judge)
-    converted = conversion.converted
+    judges: list[_Judge] = []
+
+    def new_judge() -> _Judge:
+        judges.append(_Judge(original, x))
+        return judges[-1]
+
+    conversion = convert(original.network, skip, new_judge)
+    judge, converted = judges[-1], conversion.converted
     paths = [path_of(done.where) for done in converted]
     notices = [f"'{where}': {reason}" for where, reason in judge.parted.items()]
     return Proved(

@@ -167,7 +167,7 @@ def _alike_in_both_forms(network: Any, other: Any, convertible: Sequence[str]) -
     changed = [key for key in common if ours[key].tobytes() != theirs[key].tobytes()]
     if not changed:
         return []
-    converted = convert(network, judge=as_made).converted
+    converted = convert(network, new_judge=lambda: as_made).converted
     paths = [path_of(done.where) for done in converted if not done.replaced and not done.added]
     same = [path for path in paths if not _form_differs(network, other, path)]
     return [path for path in same if any(is_inside(key, [path]) for key in changed)]
@@ -195,7 +195,7 @@ def _deployed(network: Any, paths: list[str]) -> Any:
         return network
     rest = [path for path in block_paths(network) if not is_inside(path, paths)]
     skip = [path for path in rest if not any(is_inside(one, [path]) for one in paths)]
-    deployed = convert(network, skip=skip, judge=as_made).layer
+    deployed = convert(network, skip=skip, new_judge=lambda: as_made).layer
     load_arrays(deployed, dict(state_of(network)))
     return deployed
 

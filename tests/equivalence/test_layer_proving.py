@@ -42,7 +42,7 @@ def off(network, arrays) -> float:
     x = np.random.default_rng(3).normal(size=(2, inputs, 9, 8))
     (truth,) = run_block(in_float64(block), Call((x,), {}), "float64")
     (found,) = run_block(in_float64(right), Call((x,), {}), "float64")
-    return float(np.abs(found - truth).max() / np.abs(truth).max())
+    return float(np.abs(found - truth).max() / max(np.abs(truth).max(), 1e-3))
 
 
 WRONG = [
@@ -84,7 +84,7 @@ class TestWrongWeights:
 
 
 @given(
-    inputs=st.sampled_from([1, 2, 4, 6]),
+    inputs=st.sampled_from([2, 4, 6]),
     multiple=st.sampled_from([1, 1, 2]),
     stride=st.integers(1, 2),
     grouped=st.booleans(),
@@ -170,6 +170,18 @@ class TestFailures:
         assert "changes what is outside the block: 1 arrays, 'stem.weight' first" in done.problem
         assert (result.conversion.layer.stem.weight.numpy() == stem).all()
         assert off(network, result.conversion.arrays) < 1e-6
+
+    def test_what_it_changed_is_judged_again(self):
+        """The block that it disturbed is right once it is left in peace."""
+        network = randomised(build("Outside", followed=True))
+        network.block.__dict__["neighbours"] = (network.next.m.conv,)
+        result = proved(network)
+        assert [(d.where, d.by) for d in result.conversion.converted] == [
+            ("block", "reparam"),
+            ("next", "method"),
+        ]
+        assert result.wrong == ()
+        assert result.stage.verdict == "equal"
 
     def test_a_method_that_needs_arguments(self):
         result = proved(randomised(build("NeedsArguments")))

@@ -190,6 +190,14 @@ class TestWholeNetworks:
         assert "BatchNormalization" not in report.ops_after
 
 
+@pytest.mark.parametrize("kind", ["Returns", "Residual", "ChangesAndReturns"])
+def test_layers_that_methods_return_are_loaded_again(kind, tmp_path):
+    source, model = source_of(tmp_path, "returns", kind=kind), model_of("returns", kind=kind)
+    result = fuse_layers(source, model, input_size=SIZE)
+    assert {"block.weight", "block.bias"} <= set(load_checkpoint(result.output).arrays)
+    assert verify(source, result.output, probing(model)).verdict == "equivalent"
+
+
 @needs_converter
 def test_nothing_is_exported_where_nobody_knows_better(tmp_path):
     source = source_of(tmp_path, "returns", kind="ReturnsWrong")
