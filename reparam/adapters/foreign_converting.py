@@ -21,6 +21,7 @@ from reparam.adapters.foreign_parts import (
     put,
     sublayer,
 )
+from reparam.adapters.foreign_stand_ins import INSTALLED
 from reparam.adapters.foreign_trials import Chosen, Converted, Judge, Trial, believe
 from reparam.adapters.paddle_models import Array, import_paddle, state_of
 from reparam.errors import NotFusibleError, ReparamError
@@ -130,7 +131,7 @@ class _Walk:
 
     def _convert(self, path: str, block: Any) -> None:
         before, learned = set(_arrays(self.network, self.stored)), _learned(block)
-        trial = self._tried(path, block)
+        trial = None if INSTALLED in vars(block) else self._tried(path, block)
         if trial is None:
             self.already.append(path or "(root)")
             return

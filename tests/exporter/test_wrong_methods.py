@@ -122,6 +122,18 @@ class TestDeployFormsThatAreWrong:
         assert any(flaw in notice for notice in report.notices)
         assert verify(source, report.output, probing(model)).verdict == "equivalent"
 
+    @needs_converter
+    def test_and_so_is_one_of_the_deploy_form(self, arguments, flaw, tmp_path):
+        """The user's own deploy form would be exported as it is, and nobody would know."""
+        source, model = source_of(tmp_path, **arguments), model_of(**arguments)
+        fused = fuse_layers(source, model, input_size=SIZE).output
+        report = export(fused, model=model, input_size=SIZE)
+        assert report.source_form == "deploy"
+        assert any(flaw in notice for notice in report.notices)
+        for first in (source, fused):
+            result = verify(first, report.output, probing(model))
+            assert result.verdict == "equivalent", result.first_difference
+
 
 class TestPlaceholders:
     """Both forms have the same keys."""
