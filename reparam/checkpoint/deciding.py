@@ -203,21 +203,22 @@ def _ambiguous(blocks: Mapping[BlockMatch, Sequence[BlockMatch]]) -> CheckpointE
     """Return the question of which families they are, with the choices for each shape of block."""
     where: dict[tuple[str, ...], list[str]] = {}
     for match, rivals in blocks.items():
-        names = sorted({match.family.name, *(rival.family.name for rival in rivals)})
-        where.setdefault(tuple(names), []).append(match.where)
+        fitting = sorted({match.family.name, *(rival.family.name for rival in rivals)})
+        where.setdefault(tuple(fitting), []).append(match.where)
     found = (
-        f"{_blocks(places)}: {', '.join(names[:-1])} and {names[-1]} have the same names and shapes"
-        for names, places in where.items()
+        f"{_blocks(places)}: {', '.join(fitting[:-1])} and {fitting[-1]} have the same names and "
+        "shapes"
+        for fitting, places in where.items()
     )
     first = next(iter(blocks)).where
     more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""
-    names = dict.fromkeys(name for listed in where for name in listed)
-    order = "; given more than once, the first that fits is taken" if len(names) > _TWO else ""
+    choices = dict.fromkeys(name for listed in where for name in listed)
+    order = "; given more than once, the first that fits is taken" if len(choices) > _TWO else ""
     return CheckpointError(
         f"block '{first}'{more} can be of several families",
         found="; ".join(found),
         why="they compute different functions of the same weights",
-        hint=" or ".join(f"--family '{name}'" for name in names) + order,
+        hint=" or ".join(f"--family '{name}'" for name in choices) + order,
     )
 
 

@@ -78,11 +78,11 @@ class Fusing:
         shapes = {key: array.shape for key, array in arrays.items()}
         self.recognised = recognise(shapes)
         if self.recognised is not None:
-            _need_whole(self.recognised)
+            need_whole(self.recognised)
         deployed = self.recognised.deployed if self.recognised else None
         self.plan = plan_of(
             shapes, deployed=deployed, fold_bn=fold_bn, skip=skip, families=families
-        )
+        ).without_finished(arrays)
         need_epsilons(self.plan.matches, epsilon, shapes)
         self._records: dict[BlockMatch, FusedBlock] = {}
         self._carried = 0
@@ -161,7 +161,8 @@ class Fusing:
         return made
 
 
-def _need_whole(recognised: Any) -> None:
+def need_whole(recognised: Any) -> None:
+    """Refuse a checkpoint that lacks something of the architecture it was recognised as."""
     if recognised.missing:
         raise CheckpointError(
             f"the checkpoint is a {recognised.name} that lacks {len(recognised.missing)} key(s)",

@@ -89,8 +89,8 @@ class _Resolver:
         if isinstance(term, Maybe):
             return self.term(term.term, values) if self.has_any(term.term, values) else None
         if isinstance(term, Either):
-            there = (part for part in term.terms if self.has_any(part, values))
-            return self.term(next(there, term.terms[0]), values)
+            found = (part for part in term.terms if self.has_any(part, values))
+            return self.term(next(found, term.terms[0]), values)
         if isinstance(term, Each):
             branches = list(self.branches(term, values))
             return Sum(*branches, label=_filled(term.label, values)) if branches else None

@@ -9,12 +9,16 @@ from __future__ import annotations
 from reparam.checkpoint.families import (
     acnet,
     dbb,
+    ecb,
     fastvit,
     ghost,
+    implicit,
     large_kernels,
     lcnet,
     mobileone,
+    orepa,
     qarepvgg,
+    repnext,
     repvgg,
     repvit,
     yolo,
@@ -36,6 +40,10 @@ FAMILIES: tuple[Family, ...] = (
     *acnet.FAMILIES,
     *large_kernels.FAMILIES,
     *repvit.FAMILIES,
+    *implicit.FAMILIES,
+    *ecb.FAMILIES,
+    *orepa.FAMILIES,
+    *repnext.FAMILIES,
 )
 
 CONV_BN = Family(

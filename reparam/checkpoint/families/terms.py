@@ -224,9 +224,16 @@ def conv_norm(
     grouped: bool = False,
 ) -> Chain:
     """Return the term of a convolution and the BatchNorm after it, both under ``name``."""
-    kind = {"depthwise": depthwise, "dense": dense, "grouped": grouped}
     return Chain(
-        Kernel(f"{name}.{conv}", size, bias=bias, dilation=dilation, **kind),
+        Kernel(
+            f"{name}.{conv}",
+            size,
+            bias=bias,
+            dilation=dilation,
+            depthwise=depthwise,
+            dense=dense,
+            grouped=grouped,
+        ),
         Norm(f"{name}.{norm}"),
         label=name,
     )
@@ -261,6 +268,20 @@ def required_leaves(term: Term) -> Iterator[Leaf]:
             yield from required_leaves(term.term)
     elif not isinstance(term, Maybe | Either):
         yield term
+
+
+def sure_keys(leaf: Leaf) -> Iterator[str]:
+    """Yield the names that are there in every spelling wherever the operator is."""
+    if isinstance(leaf, Kernel):
+        yield leaf.weight
+        if leaf.bias == ALWAYS:
+            yield leaf.shift
+    elif isinstance(leaf, Norm) and leaf.affine == ALWAYS:
+        stem = f"{leaf.name}." if leaf.name else ""
+        yield f"{stem}weight"
+        yield f"{stem}bias"
+    elif isinstance(leaf, Scale):
+        yield from (key for key in (leaf.factor, leaf.shift) if key)
 
 
 def labels_of(term: Term) -> tuple[str, ...]:
