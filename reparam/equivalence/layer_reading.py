@@ -43,7 +43,7 @@ def layer_as_meant(
         return layer, ()
     randomise(fresh, _SEED)
     fed = model.fed(fresh, size)
-    x = probes(fed.channels, size)["normal"].astype(np.float32)
+    x: np.ndarray[Any, Any] = probes(fed.channels, size)["normal"].astype(np.float32)
     proved = prove(fed, x)
     if proved.conversion.arrays.keys() != after.keys():
         kept = [p for p in block_paths(fresh) if _under(before, p) == _under(after, p)]
