@@ -34,6 +34,7 @@ from reparam.checkpoint.families.terms import (
     label_of,
     leaves,
 )
+from reparam.errors import CheckpointError
 
 Size = tuple[int, ...]
 
@@ -66,7 +67,10 @@ class Wishes:
             absent = self._matching(self.lack, where, part, named)
             self.used.update(there, absent)
             if there and absent:
-                raise UndecidedError(f"'{there[0]}' and '{absent[0]}' contradict each other")
+                raise CheckpointError(
+                    f"--with {there[0]} and --without {absent[0]} contradict each other",
+                    found=f"both speak of block '{where}'",
+                )
             if there or absent:
                 return bool(there), named
         return None, False
@@ -102,6 +106,7 @@ def outline_of(family: Family, where: str, weight: Size, spelling: str, wishes: 
 
     Raises:
         UndecidedError: the family does not tell them.
+        CheckpointError: the user asks for what cannot be.
     """
     drawing = _Drawing(where, weight, spelling, wishes)
     drawing.draw(family.term, {}, bias=True)
@@ -161,10 +166,16 @@ class _Drawing:
         kernels = [leaf for leaf in leaves(term.term) if isinstance(leaf, Kernel)]
         if kernels and self.window == _ONE_TAP and all(k.size == POINT for k in kernels):
             return False  # its kernel would be a second one of the same size
-        square = _keeps_channels(term.term)
-        if square and self.outputs % self.per_group:
-            return False  # no group count makes as many channels of as many
         answer, named = self.wishes.answer(self.where, part)
+        square = _keeps_channels(term.term)
+        if square and self.outputs % self.per_group:  # in no group count as many out as in
+            if answer and named:
+                raise CheckpointError(
+                    f"block '{self.where}' cannot have '{part}'",
+                    found=f"{self.outputs} output channels for groups of {self.per_group} inputs; "
+                    "needed: as many out as in, in any number of groups",
+                )
+            return False
         if answer is None and _is_factor(term.term):
             self.outline.left_out.append(part)
             return False

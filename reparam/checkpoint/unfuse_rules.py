@@ -16,6 +16,7 @@ from reparam.errors import CheckpointError
 
 _AXES = 4  # of a convolution's weight
 _LISTED = 4
+_TELLING = ("reparam", "fused")  # other deploy forms are named as any convolution may be
 
 
 def of_families(
@@ -36,7 +37,7 @@ def of_families(
     every = list(_named_like(shapes, found, chosen or FAMILIES))
     told = [one for one in every if not spared(one.where)]
     left = [one.where for one in every if spared(one.where)]
-    sure = [one for one in told if chosen or one.families[0].distinctive]
+    sure = [one for one in told if chosen or one.telling]
     _need_one_family(sure or told, chosen)
     _need_found(every, chosen)
     targets: list[Target] = []
@@ -62,6 +63,11 @@ class _Named(NamedTuple):
     @property
     def where(self) -> str:
         return self.prefix.rstrip(".") or "(root)"
+
+    @property
+    def telling(self) -> bool:
+        """Whether the name itself says that it is a deploy form."""
+        return any(word in self.families[0].deploy for word in _TELLING)
 
     @property
     def key(self) -> str:
@@ -106,7 +112,7 @@ def _need_no(questions: Sequence[str]) -> None:
 
 def _need_one_family(told: Sequence[_Named], chosen: Sequence[Family]) -> None:
     for one in told:
-        if len(one.families) == 1 and (chosen or one.families[0].distinctive):
+        if len(one.families) == 1 and (chosen or one.telling):
             continue
         names = [f"'{family.name}'" for family in one.families]
         found = f"the deploy forms of {', '.join(names)} are named '{one.families[0].deploy}'"
