@@ -112,11 +112,13 @@ class _Deciding:
     def largest(self, matches: Iterable[BlockMatch]) -> list[BlockMatch]:
         """Return, of the matches that share keys, the one that explains the most.
 
-        A family that was chosen comes before all that were not, in the order of choice.
+        A family that was chosen comes before all that were not, in the order of choice. Of two
+        that explain the same, the one of the outer module: it knows more of the names.
         """
 
-        def rank(match: BlockMatch) -> tuple[int, int]:
-            return (self.choices.get(match.family, len(self.choices)), -len(match.branch_keys))
+        def rank(match: BlockMatch) -> tuple[int, int, int]:
+            choice = self.choices.get(match.family, len(self.choices))
+            return (choice, -len(match.branch_keys), match.prefix.count("."))
 
         owner: dict[str, BlockMatch] = {}
         blocks: dict[BlockMatch, list[BlockMatch]] = {}
@@ -156,6 +158,7 @@ class _Deciding:
                 taken |= self.given_up
             elif not one.windows:
                 self.decision.doubts[where] = f"named like a {one.family.name}, but {one.problem}"
+                taken |= set(one.seen)
 
 
 def _same_keys(match: BlockMatch, rival: BlockMatch) -> bool:
@@ -208,13 +211,13 @@ def _ambiguous(blocks: Mapping[BlockMatch, Sequence[BlockMatch]]) -> CheckpointE
     )
     first = next(iter(blocks)).where
     more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""
-    names = dict.fromkeys(name for listed in where for name in listed)
-    order = "; given more than once, the first that fits is taken" if len(names) > _TWO else ""
+    choices = dict.fromkeys(name for listed in where for name in listed)
+    order = "; given more than once, the first that fits is taken" if len(choices) > _TWO else ""
     return CheckpointError(
         f"block '{first}'{more} can be of several families",
         found="; ".join(found),
         why="they compute different functions of the same weights",
-        hint=" or ".join(f"--family '{name}'" for name in names) + order,
+        hint=" or ".join(f"--family '{name}'" for name in choices) + order,
     )
 
 

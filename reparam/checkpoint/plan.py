@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import Any
 
 from reparam.checkpoint.blocks import BlockMatch, Found, Shapes, find_blocks
 from reparam.checkpoint.families import FAMILIES, Family
@@ -34,6 +35,20 @@ class Plan:
     @property
     def matches(self) -> tuple[BlockMatch, ...]:
         return self.blocks + self.pairs
+
+    def without_finished(self, arrays: Mapping[str, Any]) -> Plan:
+        """Return the plan without blocks of which all that fusing would leave stands there."""
+        finished = [
+            match
+            for match in self.blocks
+            if match.in_place
+            and all((arrays[key] == value).all() for key, value in match.neutral_keys.items())
+        ]
+        return replace(
+            self,
+            blocks=tuple(match for match in self.blocks if match not in finished),
+            deployed=self.deployed + tuple(match.where for match in finished),
+        )
 
 
 def plan_of(

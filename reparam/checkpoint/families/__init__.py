@@ -7,12 +7,20 @@ records and knows no family by name.
 from __future__ import annotations
 
 from reparam.checkpoint.families import (
+    acnet,
+    dbb,
+    ecb,
     fastvit,
     ghost,
+    implicit,
+    large_kernels,
     lcnet,
     mobileone,
+    orepa,
     qarepvgg,
+    repnext,
     repvgg,
+    repvit,
     yolo,
 )
 from reparam.checkpoint.families.family import Choice, Epsilon, Family
@@ -28,6 +36,14 @@ FAMILIES: tuple[Family, ...] = (
     *fastvit.FAMILIES,
     *ghost.FAMILIES,
     *lcnet.FAMILIES,
+    *dbb.FAMILIES,
+    *acnet.FAMILIES,
+    *large_kernels.FAMILIES,
+    *repvit.FAMILIES,
+    *implicit.FAMILIES,
+    *ecb.FAMILIES,
+    *orepa.FAMILIES,
+    *repnext.FAMILIES,
 )
 
 CONV_BN = Family(

@@ -44,14 +44,16 @@ V1 = Family(
 )
 
 
-def _v2(name: str, source: str, *beside: Term, **groups: bool) -> Family:
+def _v2(
+    name: str, source: str, *beside: Term, dense: bool = False, grouped: bool = False
+) -> Family:
     """Return a record of the default block: BN(BN(conv3x3) + conv1x1 + what is beside them)."""
     return Family(
         name=name,
         term=Chain(
             Sum(
-                conv_norm("rbr_dense", bias=NEVER, **groups),
-                Kernel("rbr_1x1", POINT, bias=NEVER, **groups),
+                conv_norm("rbr_dense", bias=NEVER, dense=dense, grouped=grouped),
+                Kernel("rbr_1x1", POINT, bias=NEVER, dense=dense, grouped=grouped),
                 *beside,
             ),
             Norm("bn"),
@@ -74,14 +76,16 @@ V2_AVERAGE = _v2(
 )
 
 
-def _super_gradients(name: str, *beside: Term, **groups: bool) -> Family:
+def _super_gradients(
+    name: str, *beside: Term, dense: bool = False, grouped: bool = False
+) -> Family:
     """Return a record of QARepVGG as super-gradients has it: alpha, and an optional last norm."""
-    one = Kernel("branch_1x1", POINT, bias=MAYBE, **groups)
+    one = Kernel("branch_1x1", POINT, bias=MAYBE, dense=dense, grouped=grouped)
     return Family(
         name=name,
         term=Chain(
             Sum(
-                conv_norm("branch_3x3", bias=NEVER, **groups),
+                conv_norm("branch_3x3", bias=NEVER, dense=dense, grouped=grouped),
                 Chain(one, Maybe(Scale("alpha", scalar=True)), label="branch_1x1"),
                 *beside,
             ),
