@@ -19,11 +19,13 @@ from reparam.checkpoint.families.terms import (
     ODD,
     POINT,
     ROW,
+    SAME,
     STATISTICS,
     TORCH,
     WIDE,
     Chain,
     Each,
+    Either,
     Kernel,
     Leaf,
     Maybe,
@@ -132,6 +134,9 @@ class _Drawing:
                 self.draw(term.term, values, bias=bias)
         elif isinstance(term, Each):
             self.each(term, bias)
+        elif isinstance(term, Either):
+            names = " or ".join(f"'{label_of(part)}'" for part in term.terms)
+            raise UndecidedError(f"whether it had {names}")
         else:
             self.leaf(term, values, bias)
 
@@ -188,11 +193,14 @@ class _Drawing:
         sizes = {
             WIDE: self.window,
             ODD: self.window,
+            SAME: self.window,
             POINT: (1,) * len(self.window),
             COLUMN: (self.window[0], 1),
             ROW: (1, self.window[-1]),
         }
         window = kernel.size if isinstance(kernel.size, tuple) else sizes.get(kernel.size)
+        if kernel.fixed or kernel.planes or kernel.expands:
+            raise UndecidedError(f"what '{_filled(kernel.weight, values)}' holds")
         if window is None:
             raise UndecidedError(f"the size of the kernel '{_filled(kernel.weight, values)}'")
         inputs = 1 if kernel.depthwise else self.per_group
@@ -232,6 +240,8 @@ def _optional(term: Term) -> list[str]:
         return [name for part in parts for name in _optional(part)]
     if isinstance(term, Maybe):
         return [label_of(term), *_optional(term.term)]
+    if isinstance(term, Either):
+        return [name for part in term.terms for name in _optional(part)]
     return _optional(term.term) if isinstance(term, Each) else []
 
 

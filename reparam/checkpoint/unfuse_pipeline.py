@@ -124,7 +124,7 @@ def unfuse(
             Wishes(have, lack, branches),
             spelling or (PADDLE if checkpoint.format == PDPARAMS else None),
         ),
-        like=network.checkpoint.shapes if network.checkpoint else None,
+        like=network.checkpoint.arrays if network.checkpoint else None,
         epsilon=network.epsilon if epsilon is None else epsilon,
         epsilon_source=GIVEN if epsilon is not None else "the manifest of the fusion",
     )

@@ -14,12 +14,14 @@ from reparam.checkpoint.families.terms import (
     ODD,
     POINT,
     ROW,
+    SAME,
     SMALLER,
     STATISTICS,
     TORCH,
     WIDE,
     Chain,
     Each,
+    Either,
     Kernel,
     Leaf,
     Maybe,
@@ -36,11 +38,12 @@ CHANNELS, WINDOW = 4, (5, 5)
 NUMBERS = {"k": "3", "r": "1", "n": "0"}  # in names; the branches that {i} counts are two
 
 
-def random_block(family: Family, spelling: str, seed: int = 0, prefix: str = "b.") -> Arrays:
+def random_block(family: Family, spelling: str, seed: int = 0) -> Arrays:
     """Return float32 arrays of a block of four channels, as training leaves them."""
     rng = np.random.default_rng(seed)
     kernels = [leaf for leaf in leaves(family.term) if isinstance(leaf, Kernel)]
-    depthwise = any(kernel.depthwise for kernel in kernels)
+    prefix = f"{family.within or 'b'}."
+    depthwise = any(kernel.depthwise for kernel in kernels) and not family.dense
     groups = CHANNELS if depthwise else 2 if any(kernel.grouped for kernel in kernels) else 1
     arrays: Arrays = {}
     for number, (leaf, values) in enumerate(_leaves(family.term, {})):
@@ -48,6 +51,8 @@ def random_block(family: Family, spelling: str, seed: int = 0, prefix: str = "b.
             for brace, value in {**NUMBERS, **values}.items():
                 name = name.replace(f"{{{brace}}}", value)
             arrays[prefix + name] = _values(name, shape, rng)
+    for name in family.beside:
+        arrays[prefix + name] = np.ones((1, 1), np.float32)
     return arrays
 
 
@@ -55,8 +60,8 @@ def _leaves(term: Term, values: dict[str, str]) -> Iterator[tuple[Leaf, dict[str
     if isinstance(term, Chain | Sum):
         for part in term.parts if isinstance(term, Chain) else term.branches:
             yield from _leaves(part, values)
-    elif isinstance(term, Maybe):
-        yield from _leaves(term.term, values)
+    elif isinstance(term, Maybe | Either):
+        yield from _leaves(term.term if isinstance(term, Maybe) else term.terms[0], values)
     elif isinstance(term, Each):
         counts = any("{i}" in _names(leaf) for leaf in leaves(term.term))
         for number in ("0", "1") if counts else ("0",):
@@ -75,7 +80,8 @@ def _arrays_of(
     if isinstance(leaf, Kernel):
         inputs = 1 if leaf.depthwise else CHANNELS // groups
         shape: tuple[int, ...] = (CHANNELS, inputs, *_window(leaf, first))
-        yield leaf.weight, shape[:2] if leaf.linear else shape
+        shape = shape[:2] if leaf.linear else (shape[0], *shape[2:]) if leaf.planes else shape
+        yield leaf.weight, shape
         if leaf.bias != NEVER:
             yield leaf.shift, (CHANNELS,)
     elif isinstance(leaf, Norm):
@@ -96,6 +102,7 @@ def _window(kernel: Kernel, first: bool) -> tuple[int, ...]:
         WIDE: WINDOW,
         ODD: WINDOW,
         POINT: (1, 1),
+        SAME: WINDOW,
         SMALLER: WINDOW if first else (3, 3),
         COLUMN: (5, 1),
         ROW: (1, 5),
