@@ -31,7 +31,8 @@ def scale_of(
     rough = max((*published, *_steps(20), *_steps(100)), key=fitting)
     if fitting(rough) == len(found):
         return rough
-    return max((rough, *_steps(1000)), key=fitting)
+    near = [scale for scale in _steps(1000) if abs(scale - rough) <= 0.03]
+    return max((rough, *near), key=fitting)
 
 
 def _steps(denominator: int) -> list[float]:

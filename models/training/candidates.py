@@ -100,7 +100,7 @@ def _matches(place: Place, pattern: str) -> bool:
 
 
 def _walk(layer: Any, prefix: str, outer: str | None) -> Iterator[tuple[str, Any, Any, str | None]]:
-    """Yield path, parent, sublayer, and the block that the sublayer is a part of.
+    """Yield path, parent, sublayer, and the kind of block that the sublayer is a part of.
 
     Unlike in named_sublayers, a Layer that is in two places is there twice.
     """
@@ -108,7 +108,8 @@ def _walk(layer: Any, prefix: str, outer: str | None) -> Iterator[tuple[str, Any
         if child is not None:
             path = f"{prefix}{name}"
             yield path, layer, child, outer
-            yield from _walk(child, f"{path}.", outer or (path if _is_block(child) else None))
+            kind = type(child).__name__ if _is_block(child) else None
+            yield from _walk(child, f"{path}.", outer or kind)
 
 
 def _is_block(layer: Any) -> bool:
@@ -123,7 +124,7 @@ def _reason(conv: Any, outer: str | None, shared: set[int]) -> str | None:
     if type(conv) is not nn.Conv2D:
         return f"it is a {type(conv).__name__}, not a plain Conv2D"
     if outer is not None:
-        return f"it is a part of '{outer}', which is fused as a whole"
+        return f"it is a part of a {outer}, which is fused as a whole"
     if shared & {id(conv), *map(id, conv.parameters(include_sublayers=False))}:
         return "the network holds it, or its weight, in two places"
     if conv._forward_pre_hooks or conv._forward_post_hooks or "forward" in vars(conv):

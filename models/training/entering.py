@@ -18,9 +18,9 @@ import numpy as np
 
 from reparam.conv import Conv, fuse
 from reparam.conv.bounds import UNIT_ROUNDOFF
-from reparam.conv.certificate import certify
+from reparam.conv.certificate import certificate_of, channel_bounds
 from reparam.conv.magnitudes import weight_roundings
-from reparam.errors import NotEquivalentError
+from reparam.errors import NotEquivalentError, UnsupportedModelError
 from reparam.models.blocks import float64, rounded
 from reparam.models.paddle_api import paddle
 from reparam.models.training.makers import Maker
@@ -52,11 +52,11 @@ def take_over(block: Any, maker: Maker, conv: Any) -> None:
             layer.weight.set_value(paddle.zeros_like(layer.weight))
     settle(block, maker, conv.bias)
     main = part(block, maker.conv)
-    main.weight.set_value(paddle.zeros_like(main.weight))
-    rest = fuse(block.as_block())
-    if not rest.weight.any():
+    if not maker.identity:
         main.weight = conv.weight
         return
+    main.weight.set_value(paddle.zeros_like(main.weight))
+    rest = fuse(block.as_block())
     main.weight.set_value(rounded(float64(conv.weight) - rest.weight, conv.weight.dtype))
     main.weight.stop_gradient = conv.weight.stop_gradient
 
@@ -113,6 +113,11 @@ class Statistics:
         batches += 1
         mean = mean + (batch_mean.numpy().reshape(-1) - mean) / batches
         variance = variance + (batch_variance - variance) / batches
+        if not np.isfinite(variance).all():
+            raise UnsupportedModelError(
+                "the network computes NaN or Inf from data=",
+                found=f"before '{name}' of a new {type(self.block).__name__}",
+            )
         self.seen[name] = batches, mean, variance
         norm._mean.set_value(rounded(mean, norm.weight.dtype))
         norm._variance.set_value(rounded(variance, norm.weight.dtype))
@@ -137,7 +142,8 @@ def prove(block: Any, maker: Maker, conv: Any, original: Conv) -> float:
                 found=f"{getattr(fused, what)}; needed: {getattr(original, what)}",
             )
     dtype = str(conv.weight.dtype).rpartition(".")[2]
-    certificate = certify(tree, original.weight, original.bias, dtype)
+    bounds = channel_bounds(tree, fused, original.weight, original.bias, dtype)
+    certificate = certificate_of([bounds], dtype)
     # and what the certificate, computed in float64, allows for its own roundings
     own = (weight_roundings(tree) + 2) * UNIT_ROUNDOFF["float64"] / UNIT_ROUNDOFF[dtype]
     allowed = 1 + STORED_BY_A_NORM * len(maker.path) + own

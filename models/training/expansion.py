@@ -12,6 +12,7 @@ from typing import Any
 from reparam.conv import fuse
 from reparam.errors import ReparamError, UnsupportedModelError
 from reparam.models.blocks import ReparamBlock, conv_of, dtype_of, float64, rounded
+from reparam.models.paddle_api import Layer
 from reparam.models.training.candidates import Place, Where, chosen, places
 from reparam.models.training.entering import Statistics, prove, take_over
 from reparam.models.training.geometry import geometry_of
@@ -116,11 +117,7 @@ def expand(
 ) -> Expansion:
     """Do what :func:`reparam.expand` says."""
     maker = maker_named(block, settings)
-    if "StaticFunction" in type(model.forward).__name__:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is traced by paddle.jit.to_static, and would not be run anew",
-            hint="expand first, trace then",
-        )
+    _need_layer(model)
     kept: list[Kept] = []
     built: list[tuple[Place, Any]] = []
     for place in chosen(places(model), where):
@@ -150,6 +147,19 @@ def expand(
     return Expansion(block, tuple(expanded), tuple(kept), count)
 
 
+def _need_layer(model: Any) -> None:
+    if not isinstance(model, Layer):
+        raise UnsupportedModelError(
+            "no network to change was given",
+            found=f"a value of type {type(model).__name__}; needed: a paddle.nn.Layer",
+        )
+    if "StaticFunction" in type(model.forward).__name__:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is traced by paddle.jit.to_static, and would not be run anew",
+            hint="trace it afterwards",
+        )
+
+
 def _need_some(model: Any, block: str, built: list[Any], kept: list[Kept]) -> None:
     if built:
         return
@@ -171,6 +181,7 @@ def _norms(model: Any, found: list[Place], first: list[Any]) -> dict[str, str]:
 
 def contract(model: Any) -> Contraction:
     """Do what :func:`reparam.contract` says."""
+    _need_layer(model)
     parents = dict(model.named_sublayers(include_self=True))
     blocks = [(path, layer) for path, layer in parents.items() if hasattr(layer, _PLACE)]
     fused = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from reparam.errors import ReparamError, UnsupportedModelError
 from reparam.models.paddle_api import paddle
 
 
@@ -19,12 +20,26 @@ def batches_of(data: Any) -> Iterable[Any]:
 
 
 def call(model: Any, batch: Any) -> Any:
-    """Return what ``model`` makes of a batch: an argument, a tuple of them, or a mapping."""
-    if isinstance(batch, Mapping):
-        return model(**{name: _tensor(value) for name, value in batch.items()})
-    if isinstance(batch, tuple | list):
-        return model(*map(_tensor, batch))
-    return model(_tensor(batch))
+    """Return what ``model`` makes of a batch: an argument, a tuple of them, or a mapping.
+
+    Raises:
+        UnsupportedModelError: it cannot be called with that.
+    """
+    try:
+        if isinstance(batch, Mapping):
+            return model(**{name: _tensor(value) for name, value in batch.items()})
+        if isinstance(batch, tuple | list):
+            return model(*map(_tensor, batch))
+        return model(_tensor(batch))
+    except ReparamError:
+        raise
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be called with a batch of data=",
+            found=f"{type(error).__name__}: {first}",
+            hint="data=(images for images, labels in loader), if that is what it takes",
+        ) from error
 
 
 def _tensor(value: Any) -> Any:

@@ -203,11 +203,12 @@ def _ambiguous(blocks: Mapping[BlockMatch, Sequence[BlockMatch]]) -> CheckpointE
     """Return the question of which families they are, with the choices for each shape of block."""
     where: dict[tuple[str, ...], list[str]] = {}
     for match, rivals in blocks.items():
-        names = sorted({match.family.name, *(rival.family.name for rival in rivals)})
-        where.setdefault(tuple(names), []).append(match.where)
+        fitting = sorted({match.family.name, *(rival.family.name for rival in rivals)})
+        where.setdefault(tuple(fitting), []).append(match.where)
     found = (
-        f"{_blocks(places)}: {', '.join(names[:-1])} and {names[-1]} have the same names and shapes"
-        for names, places in where.items()
+        f"{_blocks(places)}: {', '.join(fitting[:-1])} and {fitting[-1]} have the same names and "
+        "shapes"
+        for fitting, places in where.items()
     )
     first = next(iter(blocks)).where
     more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from reparam.checkpoint.hashing import FileHash, HashingWriter
+from reparam.checkpoint.hashing import CheckSum, FileHash, HashingWriter
 from reparam.checkpoint.layouts import Layout
-from reparam.checkpoint.opening import mapped
+from reparam.checkpoint.opening import TORCH_ENDINGS, mapped
 from reparam.checkpoint.pickle_reader import read_pickle
 from reparam.checkpoint.pickle_writer import write_pickle
 from reparam.checkpoint.roles import QUANTISED
@@ -21,17 +21,19 @@ from reparam.checkpoint.safetensors_writer import write_safetensors
 from reparam.checkpoint.selection import find_weights
 from reparam.checkpoint.siblings import averaging_notices
 from reparam.checkpoint.stored_forms import from_uint16, is_floating
+from reparam.checkpoint.torch_archive import ZIP, read_archive
+from reparam.checkpoint.torch_legacy import MAGIC, read_legacy
 from reparam.errors import CheckpointError, OptimizerStateError, UnsupportedModelError
 from reparam.files import whole_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 PDPARAMS, SAFETENSORS = "pdparams", "safetensors"
+TORCH = "torch"  # read, never written: .pth, .pt, .ckpt, .bin
 _ENDINGS = {"pdparams": PDPARAMS, "pdema": PDPARAMS, "safetensors": SAFETENSORS}
 _MOST_SHARING = 16  # how often a file may name the same bytes, on average
 _OTHER_FORMATS = {
-    b"PK\x03\x04": "a zip file, as PyTorch writes (.pth); this version reads .pdparams and "
-    ".safetensors",
+    b"PK\x05\x06": "an empty zip file",
     b"version https://git-lfs": "a Git LFS pointer, not the file it stands for; run 'git lfs pull'",
     b"<!DOCTYPE": "a web page; the download did not give the file",
     b"<html": "a web page; the download did not give the file",
@@ -76,7 +78,7 @@ class Checkpoint:
 def load_checkpoint(
     path: str | Path, *, prefix: str | None = None, accept_quantised: bool = False
 ) -> Checkpoint:
-    """Read a ``.pdparams`` or ``.safetensors`` file; the contents decide, not the ending.
+    """Read a ``.pdparams``, ``.safetensors`` or ``.pth`` file; the contents decide, not the ending.
 
     The weights are found where they stand: within other dicts, behind wrappers' prefixes, beside
     the state of an optimizer. ``Checkpoint.layout`` says what was found and what was left out.
@@ -138,6 +140,12 @@ def format_of(path: Path) -> str:
         CheckpointError: it means none.
     """
     kind = _ENDINGS.get(path.suffix.lstrip("."))
+    if kind is None and path.name.endswith(TORCH_ENDINGS):
+        raise CheckpointError(
+            f"cannot write '{path}': reparam reads files of PyTorch and writes none",
+            why="such a file is a pickle, which runs code where it is loaded",
+            hint=f"end it in .{SAFETENSORS}; PyTorch loads that by safetensors.torch.load_file",
+        )
     if kind is None:
         raise CheckpointError(
             f"cannot write '{path}': the ending says no format",
@@ -162,7 +170,7 @@ def write_arrays(
     """
     with HashingWriter(path) as stream:
         if kind == PDPARAMS:
-            write_pickle(stream, _numbers(arrays), names or {})
+            write_pickle(stream, _without_uint16(_numbers(arrays)), names or {})
         else:
             write_safetensors(stream, dict(_numbers(arrays)), metadata or {})
         return stream.hexdigest()
@@ -177,13 +185,33 @@ def _numbers(
         yield key, array
 
 
+def _without_uint16(
+    arrays: Iterable[tuple[str, np.ndarray[Any, Any]]],
+) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    for key, array in arrays:
+        if array.dtype.name == "uint16":
+            raise CheckpointError(
+                f"cannot write '{key}' to a .{PDPARAMS} file",
+                found="values of type uint16",
+                why="Paddle stores bfloat16 under that name, and would read them as such",
+                hint=f"write a .{SAFETENSORS} file",
+            )
+        yield key, array
+
+
 def _load(path: Path, prefix: str | None) -> Checkpoint:
     pages = mapped(path)
     buffer = memoryview(pages)
-    _refuse_other_formats(path, bytes(buffer[:64]))
+    _refuse_other_formats(path, bytes(buffer[:512]))
     kind, notices = PDPARAMS, []
     metadata: dict[str, str] = {}
-    if buffer[0] == 0x80:
+    sums: list[CheckSum] = []
+    if is_torch(buffer):
+        kind = TORCH
+        value, sums = read_archive(buffer) if buffer[:4] == ZIP else (read_legacy(buffer), [])
+        found = find_weights(value, prefix, len(buffer))
+        arrays = found.arrays
+    elif buffer[0] == 0x80:
         found = find_weights(read_pickle(buffer), prefix, len(buffer))
         notices = averaging_notices(path, found.names, prefix)
         arrays, count = from_uint16(found.arrays)
@@ -196,7 +224,14 @@ def _load(path: Path, prefix: str | None) -> Checkpoint:
         arrays = found.arrays
     _refuse_multiplied(arrays, len(buffer))
     layout = replace(found.layout, notices=(*found.layout.notices, *notices))
-    return Checkpoint(path, kind, arrays, FileHash(path), found.names, metadata, layout, pages)
+    hashed = FileHash(path, sums)
+    return Checkpoint(path, kind, arrays, hashed, found.names, metadata, layout, pages)
+
+
+def is_torch(buffer: memoryview) -> bool:
+    """Return whether a file was written by ``torch.save``, now or before PyTorch 1.6."""
+    head = bytes(buffer[:64])
+    return head.startswith(ZIP) or (head[:1] == b"\x80" and MAGIC in head)
 
 
 def _refuse_multiplied(arrays: Arrays, size: int) -> None:
@@ -213,7 +248,8 @@ def _refuse_multiplied(arrays: Arrays, size: int) -> None:
 def _without_weights(path: Path, error: OptimizerStateError) -> OptimizerStateError:
     beside = path.with_suffix(".pdparams")
     there = beside != path and beside.is_file()
-    hint = f"the weights are in '{beside}'" if there else "name the .pdparams file saved with it"
+    named = f"the weights are in '{beside}'"
+    hint = named if there else "name the file of the weights saved with it"
     return OptimizerStateError(f"cannot read '{path}': {error.what}", hint=hint)
 
 
@@ -231,9 +267,17 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
     for magic, description in _OTHER_FORMATS.items():
         if head.startswith(magic):
             raise CheckpointError(f"'{path}' is not a checkpoint", found=description)
-    if head[0] != 0x80 and head[8:9] != b"{":
+    if head[257:262] == b"ustar":
+        raise CheckpointError(
+            f"'{path}' is not a checkpoint",
+            found="a tar file, or one of PyTorch before 0.2",
+            hint="unpack it and name the checkpoint in it; an old one is read by torch.load and "
+            "written anew by torch.save",
+        )
+    if head[0] != 0x80 and head[8:9] != b"{" and not head.startswith(ZIP):
         raise CheckpointError(
             f"'{path}' is not a checkpoint",
             found=f"a file that begins with {head[:8]!r}",
-            hint=f"reparam reads .{PDPARAMS} (pickle protocol 2 to 5) and .{SAFETENSORS} files",
+            hint=f"reparam reads .{PDPARAMS} (pickle protocol 2 to 5), .{SAFETENSORS} and .pth "
+            "files",
         )

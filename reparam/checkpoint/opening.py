@@ -17,7 +17,8 @@ _KINDS = (
     (stat.S_ISSOCK, "a socket"),
     (lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode), "a device"),
 )
-_ENDINGS = (".pdparams", ".pdema", ".safetensors")
+TORCH_ENDINGS = (".pth", ".pt", ".ckpt", ".pth.tar", ".pt.tar", ".bin")
+ENDINGS = (".pdparams", ".pdema", ".safetensors", *TORCH_ENDINGS)  # of checkpoints
 _LISTED = 4
 
 
@@ -75,7 +76,7 @@ def _not_a_file(path: Path, mode: int) -> CheckpointError:
     kind = next((name for test, name in _KINDS if test(mode)), "no regular file")
     inside: list[str] = []
     if stat.S_ISDIR(mode):
-        inside = sorted(str(p) for p in path.iterdir() if p.suffix in _ENDINGS)
+        inside = sorted(str(p) for p in path.iterdir() if p.name.endswith(ENDINGS))
     return CheckpointError(
         f"cannot read '{path}'",
         found=f"{kind}; needed: a file",

@@ -7,7 +7,7 @@ function of this module that builds the array, dtype or container meant.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -27,6 +27,13 @@ class Name:
 
     path: str
 
+    def __str__(self) -> str:
+        return self.path
+
+
+class Record:
+    """An object that was saved with the weights and is none: its contents are dropped."""
+
 
 class ArrayToCome:
     """An array whose shape, dtype and bytes the next BUILD brings, and where it is remembered."""
@@ -40,14 +47,17 @@ class DtypeToCome:
     dtype: np.dtype[Any]
 
 
-def named_pairs(items: Iterable[Any]) -> Iterator[tuple[str | int, Any]]:
+def named_pairs(items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     for key, value in items:
-        if not isinstance(key, str | int):  # hashing a deep tuple can exhaust the C stack
+        flat = key if isinstance(key, tuple) else (key,)  # hashing deep ones exhausts the C stack
+        if not all(isinstance(part, str | int | float | Name | None) for part in flat):
             raise ValueError("a dict with keys that are no names")
         yield key, value
 
 
 def array_of(shape: Any, dtype: Any, fortran: bool, raw: Any) -> np.ndarray[Any, Any]:
+    if isinstance(raw, str):  # as Python 2 wrote bytes
+        raw = raw.encode("latin1")
     if not isinstance(dtype, DtypeToCome) or not isinstance(raw, memoryview | bytes):
         raise ValueError("an array of something that is no number")
     sizes = shape if isinstance(shape, tuple) and len(shape) <= _MOST_AXES else (-1,)
@@ -103,7 +113,7 @@ def _no_bytes() -> bytes:
     return b""
 
 
-def _as_tuple(items: Any) -> tuple[Any, ...]:
+def as_tuple(items: Any = ()) -> tuple[Any, ...]:
     if not isinstance(items, list | tuple):
         raise ValueError("a tuple of something that is no list")
     return tuple(items)
@@ -121,15 +131,37 @@ def _paddle_eval(expression: Any, values: Any = None, *_: Any) -> Any:
     return values["data"]
 
 
-CLASSES = {"numpy.ndarray"}
+def _default_dict(*_: Any) -> dict[Any, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The names that a file may use.
+
+    Attributes:
+        calls: what each name that is called stands for.
+        constants: names that are passed on and compared, never called.
+        loads: what would run the file's code: for messages.
+        persistent: what stands for an object that is kept outside the pickle, by its id.
+    """
+
+    calls: Mapping[str, Callable[..., Any]]
+    constants: frozenset[str]
+    loads: str = "pickle or paddle.load"
+    persistent: Callable[[Any], Any] | None = None
+
+
 CALLS: dict[str, Callable[..., Any]] = {
     "numpy.dtype": _dtype,
     "_codecs.encode": _encode,
     "collections.OrderedDict": _ordered_dict,
-    **{f"{m}.tuple": _as_tuple for m in ("builtins", "__builtin__")},
+    "collections.defaultdict": _default_dict,
+    **{f"{m}.tuple": as_tuple for m in ("builtins", "__builtin__")},
     **{f"{m}.bytes": _no_bytes for m in ("builtins", "__builtin__")},
     **{f"{m}.eval": _paddle_eval for m in ("builtins", "__builtin__")},
     **{f"numpy.{m}.multiarray._reconstruct": _reconstruct for m in ("core", "_core")},
     **{f"numpy.{m}.multiarray.scalar": _scalar for m in ("core", "_core")},
     **{f"numpy.{m}.numeric._frombuffer": _from_buffer for m in ("core", "_core")},
 }
+ARRAYS = Vocabulary(CALLS, frozenset({"numpy.ndarray"}))

@@ -1,9 +1,10 @@
 """Reading a pickle of named arrays without running it.
 
-A ``.pdparams`` file is a pickle, and a pickle is a program: the standard loader calls whatever
-function the file names. This interpreter knows the few instructions that array checkpoints are
-made of, builds arrays as views of the memory-mapped file, and looks up no function at all: the
-names a checkpoint may use are rows of a table, and any other name ends the reading.
+A ``.pdparams`` file is a pickle, a ``.pth`` file holds one, and a pickle is a program: the standard
+loader calls whatever function the file names. This interpreter knows the few instructions that
+array checkpoints are made of, builds arrays as views of the memory-mapped file, and looks up no
+function at all: the names a checkpoint may use are rows of a table, and any other name ends the
+reading.
 
 Source: the opcode list of PEP 3154 and of CPython's ``pickletools``.
 """
@@ -17,17 +18,19 @@ from typing import Any
 import numpy as np
 
 from reparam.checkpoint.pickle_objects import (
-    CALLS,
-    CLASSES,
+    ARRAYS,
     LONGEST_NAME,
     ArrayToCome,
     DtypeToCome,
     Name,
+    Record,
+    Vocabulary,
     array_of,
     named_pairs,
     with_byte_order,
 )
-from reparam.errors import CheckpointError, UnsafeCheckpointError
+from reparam.checkpoint.pickle_records import is_record, refuse_name
+from reparam.errors import CheckpointError
 
 _MARK = object()
 
@@ -35,15 +38,28 @@ _MARK = object()
 def read_pickle(buffer: memoryview) -> Any:
     """Return the object that a pickle of arrays describes: dicts, lists, tuples, arrays, scalars.
 
-    Arrays are read-only views of ``buffer``.
+    Arrays are read-only views of ``buffer``. Other objects that trainers save along are empty
+    records, see ``pickle_records``.
 
     Raises:
         UnsafeCheckpointError: the file names a function or class that weights do not need.
         CheckpointError: the bytes are no complete pickle of protocol 2 to 5.
     """
-    machine = _Machine(buffer)
+    return unpickled(buffer, ARRAYS)[0]
+
+
+def unpickled(buffer: memoryview, words: Vocabulary, start: int = 0) -> tuple[Any, int]:
+    """Return the object that the pickle at ``start`` describes, and where that pickle ends.
+
+    Args:
+        words: what the names in it stand for.
+
+    Raises:
+        CheckpointError: as :func:`read_pickle`.
+    """
+    machine = _Machine(buffer, words, start)
     try:
-        return machine.run()
+        return machine.run(), machine.position
     except (IndexError, struct.error, KeyError) as error:
         raise CheckpointError(
             f"the pickle ends or breaks at byte {machine.position} of {len(buffer)}",
@@ -60,9 +76,10 @@ def read_pickle(buffer: memoryview) -> Any:
 class _Machine:
     """The stack machine, over one buffer."""
 
-    def __init__(self, buffer: memoryview) -> None:
+    def __init__(self, buffer: memoryview, words: Vocabulary, start: int) -> None:
         self.buffer = buffer
-        self.position = 0
+        self.words = words
+        self.position = start
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.copied = 0
@@ -137,6 +154,11 @@ def _text(layout: str) -> Callable[[_Machine], None]:
     return lambda m: m.push(str(m.take(m.number(layout)), "utf-8", "surrogatepass"))
 
 
+def _old_text(layout: str) -> Callable[[_Machine], None]:
+    """Text or bytes of Python 2, which has one type for both."""
+    return lambda m: m.push(str(m.take(m.number(layout)), "latin1"))
+
+
 def _bytes(layout: str) -> Callable[[_Machine], None]:
     return lambda m: m.push(m.take(m.number(layout)))
 
@@ -177,6 +199,8 @@ def _tuple(size: int) -> Callable[[_Machine], None]:
 
 def _set_items(m: _Machine, items: list[Any]) -> None:
     target = m.stack[-1]
+    if isinstance(target, Record):
+        return
     if not isinstance(target, dict) or len(items) % 2:
         raise ValueError("items set on something that is no dict")
     target.update(named_pairs(zip(items[::2], items[1::2], strict=True)))
@@ -184,6 +208,8 @@ def _set_items(m: _Machine, items: list[Any]) -> None:
 
 def _append(m: _Machine, items: list[Any]) -> None:
     target = m.stack[-1]
+    if isinstance(target, Record):
+        return
     if not isinstance(target, list):
         raise ValueError("items appended to something that is no list")
     target.extend(items)
@@ -198,12 +224,8 @@ def _name(m: _Machine, module: Any, attribute: Any) -> None:
     if not isinstance(module, str) or not isinstance(attribute, str):
         raise ValueError("a function whose name is no text")
     path = f"{module}.{attribute}"[:LONGEST_NAME]
-    if path not in CALLS and path not in CLASSES:
-        raise UnsafeCheckpointError(
-            f"the pickle names '{path}', which weights do not need; nothing of it was run",
-            why="loading such a file with pickle or paddle.load would call what it names",
-            hint="do not load it elsewhere; ask its author for a file of arrays only",
-        )
+    if not (path in m.words.calls or path in m.words.constants or is_record(path)):
+        refuse_name(path, m.words.loads)
     m.push(Name(path))
 
 
@@ -221,18 +243,44 @@ def _reduce(m: _Machine) -> None:
     arguments, function = m.stack.pop(), m.stack.pop()
     if not isinstance(function, Name) or not isinstance(arguments, tuple):
         raise ValueError("a call of something that is no function")
-    if function.path not in CALLS:
+    if function.path in m.words.calls:
+        m.copy(arguments)
+        m.push(m.words.calls[function.path](*arguments))
+    elif is_record(function.path):
+        m.push(Record())
+    else:
         raise ValueError(f"a call of '{function.path}'")
-    m.copy(arguments)
-    m.push(CALLS[function.path](*arguments))
+
+
+def _new_object(m: _Machine) -> None:
+    m.stack.pop()  # arguments
+    kind = m.stack.pop()
+    if not isinstance(kind, Name) or not is_record(kind.path):
+        raise ValueError("an object of something that is no class")
+    m.push(Record())
+
+
+def _new_set(m: _Machine) -> None:
+    m.since_mark()
+    m.push(Record())
+
+
+def _persistent(m: _Machine) -> None:
+    if m.words.persistent is None:
+        raise ValueError("a reference to something outside the pickle")
+    m.push(m.words.persistent(m.stack.pop()))
 
 
 def _build(m: _Machine) -> None:
     state, target = m.stack.pop(), m.stack[-1]
+    if isinstance(target, Record) or (isinstance(target, dict) and isinstance(state, dict)):
+        return  # attributes of an object, such as the versions of the modules of a state dict
     if not isinstance(state, tuple):
         raise ValueError("state that is no tuple")
     if isinstance(target, ArrayToCome):
         shape, dtype, fortran, raw = state[-4:]
+        if isinstance(raw, str):
+            m.copy([raw])
         m.complete(target, array_of(shape, dtype, fortran is True, raw))
     elif isinstance(target, DtypeToCome):
         target.dtype = with_byte_order(target.dtype, state)
@@ -259,6 +307,8 @@ _STEPS: dict[int, Callable[[_Machine], None]] = {
     ord("X"): _text("I"),
     0x8C: _text("B"),
     0x8D: _text("Q"),
+    ord("U"): _old_text("B"),
+    ord("T"): _old_text("i"),
     ord("B"): _bytes("I"),
     ord("C"): _bytes("B"),
     0x8E: _bytes("Q"),
@@ -279,5 +329,10 @@ _STEPS: dict[int, Callable[[_Machine], None]] = {
     ord("c"): _global,
     0x93: _stack_global,
     ord("R"): _reduce,
+    0x81: _new_object,
+    0x8F: lambda m: m.push(Record()),  # a set
+    0x90: lambda m: _append(m, m.since_mark()),
+    0x91: _new_set,
+    ord("Q"): _persistent,
     ord("b"): _build,
 }

@@ -12,6 +12,7 @@ import numpy as np
 from reparam.checkpoint.files import (
     PDPARAMS,
     SAFETENSORS,
+    TORCH,
     Checkpoint,
     format_of,
     load_checkpoint,
@@ -19,7 +20,7 @@ from reparam.checkpoint.files import (
 )
 from reparam.checkpoint.fusing import Fusing
 from reparam.checkpoint.manifest import Report, manifest_of, manifest_path
-from reparam.checkpoint.opening import check_input
+from reparam.checkpoint.opening import TORCH_ENDINGS, check_input
 from reparam.checkpoint.plan import SKIPPED, Plan
 from reparam.checkpoint.report import FusionReport
 from reparam.errors import CheckpointError, NotFusibleError, OutputError, UnsupportedModelError
@@ -27,6 +28,12 @@ from reparam.files import check_output, whole_group
 from reparam.version import tool_version
 
 Reported = TypeVar("Reported", bound=Report)
+
+_NAMES_OF_TORCH = (
+    "names and shapes are as PyTorch has them: Paddle calls running_mean _mean and running_var "
+    "_variance, and keeps the weight of a linear layer transposed; a Paddle network loads the file "
+    "only after names are mapped and those weights turned"
+)
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,14 @@ class Fusion:
 def deploy_path(source: Path, kind: str | None = None) -> Path:
     """Return where the deploy form of ``source`` goes by default: x.pdparams, x.deploy.pdparams.
 
+    That of x.pth, x.pt and the like is x.deploy.safetensors, which PyTorch loads without a pickle.
     That of x.pdema is x.pdema.deploy.pdparams: everything loads that ending, and it is not taken
     for the deploy form of the x.pdparams beside it, which holds other weights. So it is for every
     other ending, since what a file holds decides and not how it is called.
     """
+    torch = next((end for end in TORCH_ENDINGS if source.name.endswith(end)), None)
+    if torch is not None:
+        return source.with_name(f"{source.name.removesuffix(torch)}.deploy.{kind or SAFETENSORS}")
     known = source.suffix in (f".{PDPARAMS}", f".{SAFETENSORS}")
     stem, ending = (source.stem, source.suffix) if known else (source.name, f".{PDPARAMS}")
     return source.with_name(f"{stem}.deploy{ending if kind is None else f'.{kind}'}")
@@ -110,7 +121,8 @@ def fuse(
     if dry_run:
         for _ in fusing:
             checkpoint.forget_pages()
-        return Fusion(source, checkpoint.sha256, None, "", _reported(fusing, checkpoint))
+        report = _reported(fusing, checkpoint, format_of(target))
+        return Fusion(source, checkpoint.sha256, None, "", report)
     return _written(fusing, checkpoint, target, force)
 
 
@@ -118,7 +130,7 @@ def _written(fusing: Fusing, checkpoint: Checkpoint, target: Path, force: bool) 
     """Fuse while writing the deploy form, then its manifest; both appear, or neither."""
     sha256, report = write_with_manifest(
         fusing,
-        lambda: _reported(fusing, checkpoint),
+        lambda: _reported(fusing, checkpoint, format_of(target)),
         checkpoint,
         target,
         names=fusing.names(checkpoint.names),
@@ -159,9 +171,12 @@ def write_with_manifest(
     return sha256, done
 
 
-def _reported(fusing: Fusing, checkpoint: Checkpoint) -> FusionReport:
+def _reported(fusing: Fusing, checkpoint: Checkpoint, kind: str) -> FusionReport:
     report = fusing.report()
-    return replace(report, notices=(*checkpoint.layout.notices, *report.notices))
+    notices = (*checkpoint.layout.notices, *report.notices)
+    if kind == PDPARAMS and checkpoint.format == TORCH:
+        notices += (_NAMES_OF_TORCH,)
+    return replace(report, notices=notices)
 
 
 def _one_by_one(
@@ -215,7 +230,8 @@ def check_outputs(source: Path, target: Path, force: bool) -> None:
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    return {**checkpoint.metadata, "reparam.source_sha256": checkpoint.sha256}
+    made = {"format": "pt"} if checkpoint.format == TORCH else {}  # what loaders of PyTorch ask for
+    return {**made, **checkpoint.metadata, "reparam.source_sha256": checkpoint.sha256}
 
 
 def _need_all_fused(source: Path, plan: Plan) -> None:

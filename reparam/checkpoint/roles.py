@@ -12,7 +12,8 @@ WEIGHTS, AVERAGED, STUDENT, TEACHER = "weights", "averaged weights", "student", 
 QUANTISED = "quantisation-aware training"
 
 ROLES = {
-    AVERAGED: {"ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema"},
+    AVERAGED: {"ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema", "params_ema",
+               "model_ema_state_dict", "ema_model_state_dict"},
     STUDENT: {"student", "student_model", "model_student"},
     TEACHER: {"teacher", "teacher_model", "model_teacher"},
     WEIGHTS: {"model", "module", "net", "network", "state_dict", "model_state_dict", "params",
@@ -22,7 +23,10 @@ ROLES = {
 WRAPPERS = {"backbone", "_layers", "_model", "_orig_mod"}.union(*ROLES.values())
 # Saved with the weights, and never weights.
 TRAINING = {"optimizer", "optimizers", "optimizer_state_dict", "optim", "opt", "lr_scheduler",
-             "scheduler", "scaler", "grad_scaler"}  # fmt: skip
+             "scheduler", "scaler", "grad_scaler", "optimizer_states", "lr_schedulers", "callbacks",
+             "loops", "amp", "amp_scaler", "loss_scaler", "message_hub", "param_schedulers",
+             "random_state", "random_states"}  # fmt: skip
+_GENERATOR = "rng_state"  # in every name that the state of random numbers is saved under
 _ACCUMULATOR = re.compile(
     r"_(moment\d?|velocity|beta\d_pow_acc|mean_square|mean_grad|inf_norm|_avg_squared_\w+)_\d+$"
 )
@@ -38,6 +42,11 @@ _OBSERVED = {"_layer", "_observed"}  # what they wrap
 def role_of(name: str) -> str | None:
     """Return whose weights stand under ``name``, None where the name does not tell."""
     return next((role for role, names in ROLES.items() if name.lower() in names), None)
+
+
+def is_training(name: str) -> bool:
+    """Return whether what stands under ``name`` belongs to the training, and is no weight."""
+    return name.lower() in TRAINING or _GENERATOR in name.lower()
 
 
 def kind_within(name: str, before: str) -> str:

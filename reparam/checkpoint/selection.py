@@ -22,15 +22,16 @@ from reparam.checkpoint.layouts import Layout, notices_of, quoted
 from reparam.checkpoint.prefixes import DEEPEST, Arrays, under, unwrapped
 from reparam.checkpoint.roles import (
     QUANTISED,
-    TRAINING,
     deployed_of,
     is_optimizer_state,
     is_quantised,
+    is_training,
     kind_within,
 )
 from reparam.checkpoint.stored_forms import (
     NAME_TABLE,
     SLICE_TABLE,
+    Unreadable,
     joined,
     stored_array,
     table_under,
@@ -120,7 +121,7 @@ class _Holders:
         parts = {
             str(key): item
             for key, item in node.items()
-            if str(key).lower() not in TRAINING and self.holds(item, 0)
+            if not is_training(str(key)) and self.holds(item, 0)
         }
         weight = next((key for key, item in node.items() if _is_weight(key, item)), None)
         if not parts or is_optimizer_state(node):
@@ -139,16 +140,21 @@ class _Holders:
         if id(item) not in self.known:
             self.known[id(item)] = False  # a dict that holds itself is asked about only once
             self.known[id(item)] = not is_optimizer_state(item) and (
-                any(stored_array(entry) is not None for entry in item.values())
+                any(_is_tensor(entry) for entry in item.values())
                 or any(self.holds(entry, depth + 1) for entry in item.values())
             )
         return self.known[id(item)]
 
 
+def _is_tensor(item: Any) -> bool:
+    return isinstance(item, Unreadable) or stored_array(item) is not None
+
+
 def _is_weight(key: Any, item: Any) -> bool:
     """Whether an entry beside nested weights is a weight itself, no counter such as an epoch."""
     array = stored_array(item)
-    return isinstance(key, str) and array is not None and array.size > 1
+    known = isinstance(key, str) and not is_training(key)
+    return known and array is not None and array.size > 1
 
 
 def _named(parts: Mapping[str, Any], rest: list[str]) -> str | None:
@@ -195,6 +201,11 @@ def _weights(node: Mapping[Any, Any]) -> tuple[Arrays, dict[str, str], tuple[str
     others = []
     for key, item in node.items():
         array = stored_array(item)
+        if isinstance(item, Unreadable):
+            raise CheckpointError(
+                f"'{str(key)[:80]}' is no plain array of numbers", found=item.kind,
+                why="only dense real numbers can be fused, or carried over as they are",
+            )  # fmt: skip
         if array is not None and not isinstance(key, str):
             raise CheckpointError("a weight has a name that is no text", found=f"'{key}'")
         if array is not None:
@@ -213,5 +224,6 @@ def _refuse_without_weights(others: tuple[str, ...]) -> None:
     raise CheckpointError(
         "the file holds no weights",
         found=f"no array, but {quoted(others)}" if others else "an empty dict",
-        hint="save the state dict: paddle.save(model.state_dict(), 'x.pdparams')",
+        hint="save the state dict: paddle.save(model.state_dict(), 'x.pdparams'), or "
+        "torch.save(model.state_dict(), 'x.pth')",
     )

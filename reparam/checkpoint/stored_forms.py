@@ -7,6 +7,7 @@ Source: ``paddle/framework/io.py`` and ``io_utils.py`` of Paddle 3.3: ``_pickle_
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -19,6 +20,13 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 NAME_TABLE = "StructuredToParameterName@@"
 SLICE_TABLE = "UnpackBigParamInfor@@"
 BFLOAT16 = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A tensor of a kind that is no plain array of numbers; refused if it is to be a weight."""
+
+    kind: str
 
 
 def bfloat16() -> np.dtype[Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from reparam.checkpoint.opening import ENDINGS
 from reparam.commands.progress import progress
 from reparam.commands.tables import stdout, table
 from reparam.errors import CheckpointError, ReparamError
@@ -25,7 +26,7 @@ __all__ = [  # with what commands take from here though it has files of its own
     "size_of", "sizes_of", "stdout", "table", "tell_unused", "the_checkpoint",
 ]  # fmt: skip
 
-_CHECKPOINTS = (".pdparams", ".pdema", ".safetensors")
+_ANYTHING = ".bin"  # an ending of many other files too
 
 
 def print_json(command: str, verdict: str, fields: dict[str, Any]) -> None:
@@ -145,13 +146,14 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether the name of ``path`` ends as checkpoints do."""
-    return path.suffix in _CHECKPOINTS
+    return path.name.endswith(ENDINGS)
 
 
 def the_checkpoint(given: Path | None) -> Path:
     """Return the checkpoint named, or the only one in the folder.
 
-    A .pdema file counts where no .pdparams file stands beside it.
+    A .pdema file counts where no .pdparams file stands beside it, a .bin file where there is no
+    other.
 
     Raises:
         CheckpointError: none was named and the folder holds none, or several.
@@ -165,6 +167,7 @@ def the_checkpoint(given: Path | None) -> Path:
             "no checkpoint was named, and this folder cannot be read", found=error.strerror or ""
         ) from error
     found = [p for p in found if p.suffix != ".pdema" or p.with_suffix(".pdparams") not in found]
+    found = [p for p in found if p.suffix != _ANYTHING] or found
     if len(found) == 1:
         return found[0]
     raise CheckpointError(

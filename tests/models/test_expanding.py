@@ -331,7 +331,7 @@ class TestWhere:
         once = arrays_of(model)
         with pytest.raises(UnsupportedModelError) as caught:
             reparam.expand(model)
-        assert "part of '0', which is fused as a whole" in caught.value.found
+        assert "part of a DiverseBranchBlock, which is fused as a whole" in caught.value.found
         assert same_arrays(once, arrays_of(model))
 
 
@@ -467,8 +467,13 @@ class TestNothingIsHalfDone:
     def test_data_that_the_network_does_not_take(self):
         model = network()
         before = arrays_of(model)
-        with pytest.raises(ValueError, match="channel"):
+        with pytest.raises(UnsupportedModelError, match="cannot be called with a batch"):
             reparam.expand(model, data=images(channels=5))
+        with pytest.raises(UnsupportedModelError) as caught:
+            reparam.expand(model, data=[(images(), np.zeros(4))])
+        assert "for images, labels in loader" in caught.value.hint
+        with pytest.raises(UnsupportedModelError, match="NaN or Inf from data="):
+            reparam.expand(model, data=np.nan * images())
         assert same_arrays(before, arrays_of(model))
         assert not any(layer._forward_pre_hooks for layer in model.sublayers())
 
@@ -477,6 +482,11 @@ class TestNothingIsHalfDone:
         with pytest.raises(UnsupportedModelError, match="holds no batch"):
             reparam.expand(model, data=iter([]))
         assert list(arrays_of(model)) == list(arrays_of(network()))
+
+    @pytest.mark.parametrize("change", [reparam.expand, reparam.contract])
+    def test_what_is_no_network(self, change):
+        with pytest.raises(UnsupportedModelError, match="no network"):
+            change("resnet50")
 
     def test_contracting_what_is_not_finite(self):
         model = network()

@@ -34,9 +34,9 @@ YOLO_OR_NOT = (
 _DEFAULT = "BatchNorm2d's default, which {} keeps"
 
 
-def _scaled(name: str, **names: str) -> Chain:
+def _scaled(name: str) -> Chain:
     """Return the term of the branch of one tap, times the learned ``alpha`` where there is one."""
-    parts = conv_norm(name, POINT, **names).parts  # type: ignore[arg-type]
+    parts = conv_norm(name, POINT).parts
     return Chain(*parts, Maybe(Scale("alpha", scalar=True)), label=name)
 
 
