@@ -34,12 +34,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user says: see :func:`reparam.checkpoint.unfusing.unfuse_arrays`."""
+    """What the user says: see :func:`reparam.checkpoint.unfusing.unfuse_arrays`.
+
+    ``network`` is what a checkpoint of the train-time network, if there is one, was named by.
+    """
 
     families: Sequence[str] = ()
     skip: Sequence[str] = ()
     wishes: Wishes = field(default_factory=Wishes)
     spelling: str | None = None
+    network: str = "--like"
 
 
 def of_network(

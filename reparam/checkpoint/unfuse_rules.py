@@ -34,7 +34,7 @@ def of_families(
     Returns:
         The blocks, those spared, and the optional factors that were left out.
     """
-    every = list(_named_like(shapes, found, chosen or FAMILIES))
+    every = list(named_like(shapes, found, chosen))
     told = [one for one in every if not spared(one.where)]
     left = [one.where for one in every if spared(one.where)]
     sure = [one for one in told if chosen or one.telling]
@@ -74,12 +74,16 @@ class _Named(NamedTuple):
         return self.prefix + self.families[0].deploy_key("weight")
 
 
-def _named_like(shapes: Shapes, found: Found, families: Sequence[Family]) -> Iterator[_Named]:
-    """Yield the convolutions with a bias that have the name of a deploy form, in file order."""
+def named_like(shapes: Shapes, found: Found, chosen: Sequence[Family] = ()) -> Iterator[_Named]:
+    """Yield the convolutions with a bias that have the name of a deploy form, in file order.
+
+    Args:
+        chosen: the families to look for, all by default.
+    """
     taken = {key for match in found.blocks for key in match.branch_keys}
     blocks = {match.weight_key for match in found.blocks}  # leftovers beside branches
     names: dict[str, list[Family]] = {}
-    for family in families:
+    for family in chosen or FAMILIES:
         if family.deploy and "{" not in family.deploy:
             names.setdefault(family.deploy, []).append(family)
     for key, shape in shapes.items():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reparam.architectures import recognise, train_time_shapes
-from reparam.checkpoint.blocks import BlockMatch
+from reparam.checkpoint.blocks import BlockMatch, Shapes
 from reparam.checkpoint.epsilons import GIVEN, epsilon_of, need_epsilons, used_epsilons
 from reparam.checkpoint.families import CONV_BN
 from reparam.checkpoint.files import Arrays
@@ -87,13 +87,13 @@ class Unfusing:
         architecture = None
         if self.recognised is not None and like is None:
             need_whole(self.recognised)
-            architecture = train_time_shapes(shapes)
+            architecture = train_time_shapes(shapes, asked.wishes.branches)
         self.plan: UnfusePlan = plan_unfusing(
             shapes,
             asked,
             like=None if like is None else {key: array.shape for key, array in like.items()},
             architecture=architecture,
-            untold=self.recognised.assumed if self.recognised else (),
+            untold=self._untold(architecture),
         )
         need_epsilons((target.match for target in self.plan.targets), epsilon, shapes)
         self._carriers = {target: _carrier(target) for target in self.plan.targets}
@@ -215,6 +215,14 @@ class Unfusing:
         if found is None:
             raise CheckpointError(f"block '{match.where}' needs '{key}'", hint=LIKE)
         return found
+
+    def _untold(self, architecture: Shapes | None) -> dict[str, Any]:
+        """Return settings of the recognised architecture that its deploy form does not tell."""
+        whole = None if architecture is None else recognise(architecture)
+        if whole is None or self.recognised is None:
+            return {}
+        told = self.recognised.settings
+        return {name: value for name, value in whole.settings.items() if name not in told}
 
     def _notices(self) -> Iterator[str]:
         yield from self.plan.notices
