@@ -45,11 +45,17 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Recognised | None:
     return find(shapes)
 
 
-def train_time_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]] | None:
-    """Return names and shapes of the recognised network in train-time form, None if none known."""
+def train_time_shapes(
+    shapes: Mapping[str, tuple[int, ...]], branches: int | None = None
+) -> dict[str, tuple[int, ...]] | None:
+    """Return names and shapes of the recognised network in train-time form, None if none known.
+
+    Args:
+        branches: of each block, in a network that counts them.
+    """
     from reparam.models.recognition import train_time_shapes as whole
 
-    return whole(shapes)
+    return whole(shapes, branches)
 
 
 def expand(
