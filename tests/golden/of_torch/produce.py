@@ -2,7 +2,7 @@
 
 Nothing in the project imports this script. README.md says how to make the environments it runs in.
 
-    python produce_torch.py FOLDER NAME     FOLDER/torch_NAME_{zip,legacy}.pth and torch_NAME.npz
+    python produce.py FOLDER NAME     FOLDER/NAME_zip.pth, NAME_legacy.pth and NAME.npz
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ def main(folder: Path, name: str) -> None:
         "best": np.float64(0.5), "dtype": torch.float16, "device": torch.device("cpu"),
     }  # fmt: skip
     for kind in ("zip", "legacy"):
-        path = folder / f"torch_{name}_{kind}.pth"
+        path = folder / f"{name}_{kind}.pth"
         torch.save(value, path, _use_new_zipfile_serialization=kind == "zip")
     x = torch.from_numpy(rng.normal(size=(2, CHANNELS, 5, 7)))
     truth = {key[len("module.") :]: as_numpy(tensor) for key, tensor in state.items()}
     with torch.no_grad():
         output = block.eval().double()(x).numpy()
-    np.savez_compressed(folder / f"torch_{name}.npz", input=x, output=output,
+    np.savez_compressed(folder / f"{name}.npz", input=x, output=output,
                         **{f"state/{key}": array for key, array in truth.items()})  # fmt: skip
 
 
