@@ -24,6 +24,9 @@ LAYERS = (3, 6, 6, 3)
 CHANNELS = (64, 128, 256, 512, 1024)
 RETURN_IDX = (1, 2, 3)
 
+# Settings of which a fused kernel keeps no trace.
+LOST_IN_DEPLOY_FORM = ("use_alpha",)
+
 VARIANTS: dict[str, dict[str, float]] = {
     "cspresnet_t": {"width_mult": 0.375, "depth_mult": 0.33},
     "cspresnet_s": {"width_mult": 0.50, "depth_mult": 0.33},

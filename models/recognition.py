@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reparam.models import cspresnet_inference, cspresnet_layout, repvgg_inference, repvgg_layout
+from reparam.models import (
+    cspresnet_inference,
+    cspresnet_layout,
+    mobileone_inference,
+    mobileone_layout,
+    pplcnetv2_inference,
+    pplcnetv2_layout,
+    pplcnetv3_inference,
+    pplcnetv3_layout,
+    repvgg_inference,
+    repvgg_layout,
+)
 from reparam.models.layout import Account, Shape
 
 # A checkpoint is of a family when this share of all keys, found or needed, is right. One defect
@@ -16,6 +27,9 @@ _LEAST_AGREEMENT = 0.75
 _FAMILIES: tuple[tuple[Any, Any], ...] = (
     (cspresnet_inference, cspresnet_layout),
     (repvgg_inference, repvgg_layout),
+    (mobileone_inference, mobileone_layout),
+    (pplcnetv2_inference, pplcnetv2_layout),
+    (pplcnetv3_inference, pplcnetv3_layout),
 )
 
 
@@ -60,25 +74,43 @@ def recognise(shapes: Mapping[str, Shape]) -> Recognised | None:
     A few keys may be missing, misshapen or too many: they are reported, not guessed away. Keys
     under a prefix (``backbone.``, ``module.``) belong to a larger model and are not recognised.
     """
+    found = _nearest(shapes)
+    if found is None:
+        return None
+    family, structure, account = found
+    name, settings = family.settings_of(structure)
+    assumed = dict(structure.assumed)
+    if account.form == "deploy":
+        for lost in family.LOST_IN_DEPLOY_FORM:
+            assumed[lost] = settings.pop(lost)
+    return _recognised(name, settings, assumed, account)
+
+
+def train_time_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape] | None:
+    """Return names and shapes of the recognised network, all of it in train-time form."""
+    found = _nearest(shapes)
+    if found is None:
+        return None
+    family, structure, _ = found
+    whole: dict[str, Shape] = family.layout(structure).shapes()
+    return whole
+
+
+def _nearest(shapes: Mapping[str, Shape]) -> tuple[Any, Any, Account] | None:
+    """Return the family, the structure and how the keys agree with it."""
     for inference, family in _FAMILIES:
         structure = inference.infer(shapes)
         if structure is None:
             continue
         account: Account = family.layout(structure).account(shapes)
-        if account.agreement < _LEAST_AGREEMENT:
-            continue
-        name, settings = family.settings_of(structure)
-        return _recognised(name, settings, structure.assumed, account)
+        if account.agreement >= _LEAST_AGREEMENT:
+            return family, structure, account
     return None
 
 
 def _recognised(
     name: str, settings: dict[str, Any], assumed: dict[str, Any], account: Account
 ) -> Recognised:
-    if account.form == "deploy" and "use_alpha" in settings:
-        # A fused kernel keeps no trace of alpha.
-        settings = {key: value for key, value in settings.items() if key != "use_alpha"}
-        assumed = {**assumed, "use_alpha": False}
     return Recognised(
         name=name,
         settings=settings,

@@ -10,14 +10,28 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from reparam.errors import UnsupportedModelError
-from reparam.models import cspresnet_layout, repvgg_layout
+from reparam.models import (
+    cspresnet_layout,
+    mobileone_layout,
+    pplcnetv2_layout,
+    pplcnetv3_layout,
+    repvgg_layout,
+)
 
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 
 # Where the built-in names are registered, so that a list of names costs no import of paddle.
+_FAMILIES = {
+    "cspresnet": cspresnet_layout,
+    "mobileone": mobileone_layout,
+    "pplcnetv2": pplcnetv2_layout,
+    "pplcnetv3": pplcnetv3_layout,
+    "repvgg": repvgg_layout,
+}
 _BUILT_IN: dict[str, str] = {
-    **dict.fromkeys(("cspresnet", *cspresnet_layout.VARIANTS), "reparam.models.cspresnet"),
-    **dict.fromkeys(("repvgg", *repvgg_layout.VARIANTS), "reparam.models.repvgg"),
+    name: f"reparam.models.{family}"
+    for family, layout in _FAMILIES.items()
+    for name in (family, *layout.VARIANTS)
 }
 
 

@@ -1,7 +1,6 @@
 """RepVGG in train-time form.
 
-Source: Ding et al. 2021, RepVGG (arXiv 2101.03697); squeeze-excite: Hu et al. 2018, SENet (arXiv
-1709.01507). State dicts have the keys of PaddleClas 2.6.
+Source: Ding et al. 2021, RepVGG (arXiv 2101.03697). State dicts have the keys of PaddleClas 2.6.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from reparam.conv import Block, Parallel
+from reparam.models.attention import ChannelGate
 from reparam.models.blocks import ReparamBlock, batch_norm_of
 from reparam.models.layers import Activation, activation
 from reparam.models.layout import EPSILON
@@ -23,22 +23,11 @@ nn = paddle.nn
 F = paddle.nn.functional
 
 
-class SqueezeExcite(Layer):
-    """Channel attention: the input times a gate computed from its mean over H and W.
+class SqueezeExcite(ChannelGate):
+    """Squeeze-excite with the names of PaddleClas' RepVGG."""
 
-    PaddleClas pools a window as wide as the image, which on a square image is the same mean.
-
-    Source: arXiv 1709.01507, section 3.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.down = nn.Conv2D(channels, channels // SQUEEZE, 1)
-        self.up = nn.Conv2D(channels // SQUEEZE, channels, 1)
-
-    def forward(self, x: Any) -> Any:
-        squeezed = F.relu(self.down(x.mean((2, 3), keepdim=True)))
-        return x * F.sigmoid(self.up(squeezed))
+    names = ("down", "up")
+    reduction = SQUEEZE
 
 
 class RepVGGBlock(ReparamBlock):

@@ -16,6 +16,9 @@ from reparam.models.layout import EPSILON, Block, ConvBN, Layout, Plain, batch_n
 STAGE_CHANNELS = (64, 128, 256, 512)
 SQUEEZE = 16  # channels of a block for one of its squeeze-excite
 
+# Settings of which a fused kernel keeps no trace: none.
+LOST_IN_DEPLOY_FORM: tuple[str, ...] = ()
+
 _A, _B, _D = [2, 4, 14, 1], [4, 6, 16, 1], [8, 14, 24, 1]
 # Every second layer is grouped, so that channels of different groups still meet (section 3.4).
 _GROUPED_LAYERS = range(2, 27, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from reparam.models.layout import BATCH_NORM_KEYS, Shape
+from reparam.models.layout import BATCH_NORM_KEYS, Layout, Shape
 
 INDEX = r"(0|[1-9][0-9]{0,2})"  # of a block or stage, in a regular expression for names
 
@@ -58,3 +58,26 @@ def classes(found: Mapping[str, Shape], layer: str, channels: int, default: int)
     bias = axis(found, f"{layer}.bias", 0, 1)
     votes = [weight, bias] if fits else [bias, weight]
     return next((vote for vote in votes if vote is not None), default)
+
+
+def markers(count: int) -> tuple[int, ...]:
+    """Return sizes, all different, that no kernel, group or number of channels has."""
+    return tuple(10**9 + index for index in range(count))
+
+
+def sizes(found: Mapping[str, Shape], marked: Layout, unknown: Iterable[int]) -> list[int]:
+    """Return what ``found`` has most often in the places where ``marked`` has each of ``unknown``.
+
+    Args:
+        marked: the layout of a network in which each size to be told is one of :func:`markers`.
+        unknown: those markers; one that ``found`` does not tell is 1.
+    """
+    votes: dict[int, list[int]] = {marker: [] for marker in unknown}
+    for name, places in {**marked.shapes(), **marked.shapes(deploy=True)}.items():
+        shape = found.get(name, ())
+        if len(shape) != len(places):
+            continue
+        for size, place in zip(shape, places, strict=True):
+            if place in votes and size > 0:
+                votes[place].append(size)
+    return [majority(cast, default=1) for cast in votes.values()]

@@ -19,6 +19,7 @@ from reparam.errors import ReparamError
 _COMMANDS = {
     "inspect": "Tell what a checkpoint or ONNX file holds.",
     "fuse": "Make every block one convolution, from the checkpoint alone.",
+    "unfuse": "Bring a deploy checkpoint back to train-time form: the function, not the weights.",
     "verify": "Prove that two models are the same function, or show where not.",
     "export": "Write one clean ONNX file.",
     "bench": "Measure latency, and say whether a difference is one.",

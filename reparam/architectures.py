@@ -45,6 +45,13 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Recognised | None:
     return find(shapes)
 
 
+def train_time_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]] | None:
+    """Return names and shapes of the recognised network in train-time form, None if none known."""
+    from reparam.models.recognition import train_time_shapes as whole
+
+    return whole(shapes)
+
+
 def expand(
     model: Any,
     block: str = "dbb",

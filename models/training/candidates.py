@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
@@ -47,18 +47,30 @@ class Place:
 def places(model: Any) -> list[Place]:
     """Return every convolution of ``model``, in the order of its sublayers."""
     parts = list(_walk(model, "", None))
-    often = Counter(id(layer) for _, _, layer, _ in parts)
-    weights = Counter(
-        id(parameter)
-        for layer in {id(layer): layer for _, _, layer, _ in parts}.values()
-        for parameter in layer.parameters(include_sublayers=False)
-    )
-    shared = {key for counts in (often, weights) for key, count in counts.items() if count > 1}
+    shared = _shared([model, *(layer for _, _, layer, _ in parts)])
     return [
         Place(where, parent, conv, _norm_after(where, parent, shared), _reason(conv, outer, shared))
         for where, parent, conv, outer in parts
         if isinstance(conv, _CONVOLUTIONS)
     ]
+
+
+def _shared(layers: Sequence[Any]) -> set[int]:
+    """Return ids of Layers and parameters that a network holds more than once.
+
+    A list of Layers counts: PaddleDetection registers a Layer, and runs it from a list.
+    """
+    once = list({id(layer): layer for layer in layers}.values())
+    held = Counter(map(id, layers))
+    held.update(id(p) for layer in once for p in layer.parameters(include_sublayers=False))
+    own = vars(nn.Layer())
+    for layer in once:
+        beside = [value for name, value in vars(layer).items() if name not in own]
+        for value in beside:
+            inside = value.values() if isinstance(value, Mapping) else value
+            if isinstance(value, list | tuple | Mapping):
+                held.update(id(item) for item in inside if isinstance(item, nn.Layer))
+    return {key for key, count in held.items() if count > 1}
 
 
 def chosen(found: Sequence[Place], where: Where) -> list[Place]:
@@ -88,7 +100,7 @@ def _matches(place: Place, pattern: str) -> bool:
 
 
 def _walk(layer: Any, prefix: str, outer: str | None) -> Iterator[tuple[str, Any, Any, str | None]]:
-    """Yield path, parent, sublayer, and the block that the sublayer is a part of.
+    """Yield path, parent, sublayer, and the kind of block that the sublayer is a part of.
 
     Unlike in named_sublayers, a Layer that is in two places is there twice.
     """
@@ -96,7 +108,8 @@ def _walk(layer: Any, prefix: str, outer: str | None) -> Iterator[tuple[str, Any
         if child is not None:
             path = f"{prefix}{name}"
             yield path, layer, child, outer
-            yield from _walk(child, f"{path}.", outer or (path if _is_block(child) else None))
+            kind = type(child).__name__ if _is_block(child) else None
+            yield from _walk(child, f"{path}.", outer or kind)
 
 
 def _is_block(layer: Any) -> bool:
@@ -111,11 +124,15 @@ def _reason(conv: Any, outer: str | None, shared: set[int]) -> str | None:
     if type(conv) is not nn.Conv2D:
         return f"it is a {type(conv).__name__}, not a plain Conv2D"
     if outer is not None:
-        return f"it is a part of '{outer}', which is fused as a whole"
+        return f"it is a part of a {outer}, which is fused as a whole"
     if shared & {id(conv), *map(id, conv.parameters(include_sublayers=False))}:
-        return "it, or its weight, is in two places of the network"
+        return "the network holds it, or its weight, in two places"
     if conv._forward_pre_hooks or conv._forward_post_hooks or "forward" in vars(conv):
         return "it has hooks (as weight_norm and spectral_norm set), which a block would lose"
+    return _odd_form(conv) or _odd_values(conv)
+
+
+def _odd_form(conv: Any) -> str | None:
     names = {name for name, _ in conv.named_parameters()} | {n for n, _ in conv.named_buffers()}
     if not {"weight"} <= names <= {"weight", "bias"} or list(conv.children()):
         return f"it holds {', '.join(sorted(names))} in the place of a weight and a bias"
@@ -125,9 +142,15 @@ def _reason(conv: Any, outer: str | None, shared: set[int]) -> str | None:
         return f"its layout is {conv._data_format}; needed: NCHW"
     if isinstance(conv._padding, str) or _is_nested(conv._padding):
         return f"its padding is given as {conv._padding!r}; needed: a number for each axis"
+    return None
+
+
+def _odd_values(conv: Any) -> str | None:
     dtype = str(conv.weight.dtype).rpartition(".")[2]
     if dtype not in ("float32", "float64"):
         return f"its weight is {dtype}; needed: float32 or float64, for statistics to be kept in"
+    if not all(paddle.isfinite(p).all().item() for p in conv.parameters()):
+        return "its weight or bias is not finite"
     return None
 
 

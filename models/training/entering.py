@@ -10,15 +10,17 @@ Sources: Goyal et al. 2017 (arXiv 1706.02677), section 5.1, for gamma 0 at the e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from reparam.conv import Conv, fuse
-from reparam.conv.certificate import certify
-from reparam.errors import NotEquivalentError
+from reparam.conv.bounds import UNIT_ROUNDOFF
+from reparam.conv.certificate import certificate_of, channel_bounds
+from reparam.conv.magnitudes import weight_roundings
+from reparam.errors import NotEquivalentError, UnsupportedModelError
 from reparam.models.blocks import float64, rounded
 from reparam.models.paddle_api import paddle
 from reparam.models.training.makers import Maker
@@ -50,11 +52,11 @@ def take_over(block: Any, maker: Maker, conv: Any) -> None:
             layer.weight.set_value(paddle.zeros_like(layer.weight))
     settle(block, maker, conv.bias)
     main = part(block, maker.conv)
-    main.weight.set_value(paddle.zeros_like(main.weight))
-    rest = fuse(block.as_block())
-    if not rest.weight.any():
+    if not maker.identity:
         main.weight = conv.weight
         return
+    main.weight.set_value(paddle.zeros_like(main.weight))
+    rest = fuse(block.as_block())
     main.weight.set_value(rounded(float64(conv.weight) - rest.weight, conv.weight.dtype))
     main.weight.stop_gradient = conv.weight.stop_gradient
 
@@ -85,38 +87,42 @@ def _change_nothing(norm: Any, bias: Any) -> None:
     norm.bias.set_value(rounded(float64(norm._mean) + bias, dtype))
 
 
-def calibrating(block: Any, maker: Maker, bias: Any) -> Iterator[Any]:
-    """Give every BatchNorm of ``block`` the statistics of what it is given; yield the hooks.
+class Statistics:
+    """Hooks that give every BatchNorm of a block the statistics of what it is given.
 
     While they are there the block is run in evaluation mode. Each BatchNorm first takes in the
     batch, as the mean over all batches so far, then computes: so those after it see what they
     will see in training, and the block is at every moment the function that it has to be.
     """
-    for name, layer in block.named_sublayers():
-        if isinstance(layer, nn.BatchNorm2D):
-            seen = _Statistics(layer, name in maker.path, bias if name == maker.path[-1] else None)
-            yield layer.register_forward_pre_hook(seen)
 
-
-class _Statistics:
-    """A hook that keeps the mean of the means and variances of the batches seen."""
-
-    def __init__(self, norm: Any, main: bool, bias: Any) -> None:
-        self.main, self.batches = main, 0
+    def __init__(self, block: Any, maker: Maker, bias: Any) -> None:
+        self.block, self.path = block, maker.path
         self.bias = 0.0 if bias is None else float64(bias)
-        self.mean = self.variance = np.zeros(norm.weight.shape)
+        self.seen: dict[str, tuple[int, Any, Any]] = {}
+        self.hooks = [
+            layer.register_forward_pre_hook(partial(self._take_in, name))
+            for name, layer in block.named_sublayers()
+            if isinstance(layer, nn.BatchNorm2D)
+        ]
 
-    def __call__(self, norm: Any, inputs: tuple[Any, ...]) -> None:
+    def _take_in(self, name: str, norm: Any, inputs: tuple[Any, ...]) -> None:
         values = inputs[0].detach().astype("float64")
-        self.batches += 1
-        mean = values.mean([0, 2, 3], keepdim=True)
-        variance = (values - mean).square().mean([0, 2, 3]).numpy()
-        self.mean = self.mean + (mean.numpy().reshape(-1) - self.mean) / self.batches
-        self.variance = self.variance + (variance - self.variance) / self.batches
-        norm._mean.set_value(rounded(self.mean, norm.weight.dtype))
-        norm._variance.set_value(rounded(self.variance, norm.weight.dtype))
-        if self.main:
-            _change_nothing(norm, self.bias)
+        batch_mean = values.mean([0, 2, 3], keepdim=True)
+        batch_variance = (values - batch_mean).square().mean([0, 2, 3]).numpy()
+        batches, mean, variance = self.seen.get(name, (0, 0.0, 0.0))
+        batches += 1
+        mean = mean + (batch_mean.numpy().reshape(-1) - mean) / batches
+        variance = variance + (batch_variance - variance) / batches
+        if not np.isfinite(variance).all():
+            raise UnsupportedModelError(
+                "the network computes NaN or Inf from data=",
+                found=f"before '{name}' of a new {type(self.block).__name__}",
+            )
+        self.seen[name] = batches, mean, variance
+        norm._mean.set_value(rounded(mean, norm.weight.dtype))
+        norm._variance.set_value(rounded(variance, norm.weight.dtype))
+        if name in self.path:
+            _change_nothing(norm, self.bias if name == self.path[-1] else 0.0)
 
 
 def prove(block: Any, maker: Maker, conv: Any, original: Conv) -> float:
@@ -136,12 +142,14 @@ def prove(block: Any, maker: Maker, conv: Any, original: Conv) -> float:
                 found=f"{getattr(fused, what)}; needed: {getattr(original, what)}",
             )
     dtype = str(conv.weight.dtype).rpartition(".")[2]
-    certificate = certify(tree, original.weight, original.bias, dtype)
-    allowed = 1 + STORED_BY_A_NORM * len(maker.path)
+    bounds = channel_bounds(tree, fused, original.weight, original.bias, dtype)
+    certificate = certificate_of([bounds], dtype)
+    # and what the certificate, computed in float64, allows for its own roundings
+    own = (weight_roundings(tree) + 2) * UNIT_ROUNDOFF["float64"] / UNIT_ROUNDOFF[dtype]
+    allowed = 1 + STORED_BY_A_NORM * len(maker.path) + own
     if not certificate.roundings <= allowed:
         raise NotEquivalentError(
             f"{type(block).__name__} is not the convolution in whose place it is put",
-            found=f"{certificate}; allowed: {allowed}",
-            hint="look for NaN or Inf in the weights",
+            found=f"{certificate}; allowed: {allowed:.2g}",
         )
     return certificate.roundings

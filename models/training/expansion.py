@@ -6,18 +6,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
-
-import numpy as np
 
 from reparam.conv import fuse
 from reparam.errors import ReparamError, UnsupportedModelError
 from reparam.models.blocks import ReparamBlock, conv_of, dtype_of, float64, rounded
-from reparam.models.paddle_api import paddle
+from reparam.models.paddle_api import Layer
 from reparam.models.training.candidates import Place, Where, chosen, places
-from reparam.models.training.entering import calibrating, prove, take_over
+from reparam.models.training.entering import Statistics, prove, take_over
 from reparam.models.training.geometry import geometry_of
 from reparam.models.training.makers import Maker, maker_named
+from reparam.models.training.pairing import norms_by_flow
+from reparam.models.training.running import batches_of, call, evaluating
 
 _PLACE = "_reparam_place"  # attribute of a block that expand made
 
@@ -116,34 +117,71 @@ def expand(
 ) -> Expansion:
     """Do what :func:`reparam.expand` says."""
     maker = maker_named(block, settings)
-    selected = chosen(places(model), where)
-    built: list[tuple[Place, Any]] = []
+    _need_layer(model)
     kept: list[Kept] = []
-    for place in selected:
+    built: list[tuple[Place, Any]] = []
+    for place in chosen(places(model), where):
         made = _block_for(place, maker, settings, by_default=where is None)
         if isinstance(made, str):
             kept.append(Kept(place.where, made))
         else:
             built.append((place, made))
-    if not built:
-        raise UnsupportedModelError(
-            f"no convolution of {type(model).__name__} can be expanded to '{block}' blocks",
-            found=f"{len(kept)} looked at, '{kept[0].where}' first: {kept[0].reason}"
-            if kept
-            else "none is selected",
-        )
-    with _put_in_place(built):
-        batches = _calibrate(model, built, maker, data)
+    _need_some(model, block, built, kept)
+    batches = iter(() if data is None else batches_of(data))
+    first = list(islice(batches, 1))
+    if data is not None and not first:
+        raise UnsupportedModelError("data= holds no batch", hint="a loader that is used up?")
+    norms = _norms(model, [place for place, _ in built], first)
+    with _put_in_place(built, norms):
+        count, unreached = _calibrate(model, built, maker, chain(first, batches))
         roundings = [prove(new, maker, p.conv, conv_of(p.conv)) for p, new in built]
+        reached = [found for found in built if found[0].where not in unreached]
+        kept += [Kept(where, "the network does not run it on data=") for where in unreached]
+        _need_some(model, block, reached, kept)
+    _take_out(place for place, _ in built if place.where in unreached)
     expanded = [
-        Expanded(place.where, _learned(place.conv), _learned(new), worst, place.norm)
+        Expanded(place.where, _learned(place.conv), _learned(new), worst, norms.get(place.where))
         for (place, new), worst in zip(built, roundings, strict=True)
+        if place.where not in unreached
     ]
-    return Expansion(block, tuple(expanded), tuple(kept), batches)
+    return Expansion(block, tuple(expanded), tuple(kept), count)
+
+
+def _need_layer(model: Any) -> None:
+    if not isinstance(model, Layer):
+        raise UnsupportedModelError(
+            "no network to change was given",
+            found=f"a value of type {type(model).__name__}; needed: a paddle.nn.Layer",
+        )
+    if "StaticFunction" in type(model.forward).__name__:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is traced by paddle.jit.to_static, and would not be run anew",
+            hint="trace it afterwards",
+        )
+
+
+def _need_some(model: Any, block: str, built: list[Any], kept: list[Kept]) -> None:
+    if built:
+        return
+    found = f"{len(kept)} looked at, '{kept[0].where}' first: {kept[0].reason}" if kept else ""
+    raise UnsupportedModelError(
+        f"no convolution of {type(model).__name__} can be expanded to '{block}' blocks",
+        found=found or "none is there, or none is selected",
+    )
+
+
+def _norms(model: Any, found: list[Place], first: list[Any]) -> dict[str, str]:
+    """Return the BatchNorms that could take a bias, by structure or by the flow of a batch."""
+    known = {place.where: place.norm for place in found if place.norm is not None}
+    open_ones = {p.where: p.conv for p in found if p.norm is None and p.conv.bias is None}
+    if first and open_ones:
+        known |= norms_by_flow(model, open_ones, first[0])
+    return known
 
 
 def contract(model: Any) -> Contraction:
     """Do what :func:`reparam.contract` says."""
+    _need_layer(model)
     parents = dict(model.named_sublayers(include_self=True))
     blocks = [(path, layer) for path, layer in parents.items() if hasattr(layer, _PLACE)]
     fused = []
@@ -196,65 +234,42 @@ def _block_for(
     block.to(device=conv.weight.place, dtype=conv.weight.dtype)
     block.train() if conv.training else block.eval()
     take_over(block, maker, conv)
-    setattr(block, _PLACE, _Origin(conv, place.norm))
     return block
 
 
 @contextmanager
-def _put_in_place(built: list[tuple[Place, Any]]) -> Iterator[None]:
+def _put_in_place(built: list[tuple[Place, Any]], norms: Mapping[str, str]) -> Iterator[None]:
     """Put the blocks in the network; take them out again if something goes wrong."""
     try:
         for place, block in built:
+            setattr(block, _PLACE, _Origin(place.conv, norms.get(place.where)))
             setattr(place.parent, place.where.rpartition(".")[2], block)
         yield
     except BaseException:
-        for place, _ in built:
-            setattr(place.parent, place.where.rpartition(".")[2], place.conv)
+        _take_out(place for place, _ in built)
         raise
 
 
-def _calibrate(model: Any, built: list[tuple[Place, Any]], maker: Maker, data: Any) -> int:
-    """Run the network on ``data`` with every new BatchNorm taking statistics; return the batches.
+def _take_out(found: Iterable[Place]) -> None:
+    for place in found:
+        setattr(place.parent, place.where.rpartition(".")[2], place.conv)
 
-    Every Layer has the mode that it had when this returns.
+
+def _calibrate(
+    model: Any, built: list[tuple[Place, Any]], maker: Maker, batches: Iterable[Any]
+) -> tuple[int, list[str]]:
+    """Run the network with every new BatchNorm taking statistics.
+
+    Returns:
+        The number of batches, and the paths of the blocks that were not run, if there were any.
     """
-    if data is None:
-        return 0
-    training = [layer for layer in model.sublayers(include_self=True) if layer.training]
-    hooks = [hook for place, block in built for hook in calibrating(block, maker, place.conv.bias)]
-    batches = 0
-    try:
-        model.eval()
-        with paddle.no_grad():
-            for batch in _batches(data):
-                _call(model, batch)
-                batches += 1
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer in training:
-            layer.training = True
-    if not batches:
-        raise UnsupportedModelError("data= holds no batch", hint="a loader that is used up?")
-    return batches
-
-
-def _batches(data: Any) -> Iterable[Any]:
-    if isinstance(data, np.ndarray | paddle.Tensor | tuple | Mapping):
-        return [data]
-    return data  # type: ignore[no-any-return]
-
-
-def _call(model: Any, batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return model(**{name: _tensor(value) for name, value in batch.items()})
-    if isinstance(batch, tuple | list):
-        return model(*map(_tensor, batch))
-    return model(_tensor(batch))
-
-
-def _tensor(value: Any) -> Any:
-    return paddle.to_tensor(value) if isinstance(value, np.ndarray) else value
+    taking = {p.where: Statistics(new, maker, p.conv.bias) for p, new in built}
+    count = 0
+    with evaluating(model, [hook for one in taking.values() for hook in one.hooks]):
+        for batch in batches:
+            call(model, batch)
+            count += 1
+    return count, [where for where, one in taking.items() if count and not one.seen]
 
 
 def _learned(layer: Any) -> int:

@@ -32,6 +32,7 @@ class Maker:
         path: paths of the BatchNorms between it and the output, in order.
         last: paths, as patterns, of the BatchNorms that the other branches end in.
         zero: paths of convolutions in other branches that no BatchNorm follows.
+        identity: whether the input itself is added, with no BatchNorm that could be zero.
     """
 
     build: Callable[[Geometry, Settings], Any]
@@ -40,6 +41,7 @@ class Maker:
     path: tuple[str, ...]
     last: tuple[str, ...]
     zero: tuple[str, ...] = ()
+    identity: bool = False
 
 
 def maker_named(name: str, settings: Settings) -> Maker:
@@ -49,7 +51,7 @@ def maker_named(name: str, settings: Settings) -> Maker:
         UnsupportedModelError: no block has that name, or it has no such setting.
     """
     if name not in MAKERS:
-        nearest = get_close_matches(name, MAKERS, n=1, cutoff=0.5)
+        nearest = get_close_matches(str(name), MAKERS, n=1, cutoff=0.5)
         raise UnsupportedModelError(
             f"there is no block named '{name}' to expand convolutions to",
             hint=f"'{nearest[0]}'" if nearest else f"one of {', '.join(MAKERS)}",
@@ -120,11 +122,11 @@ def _build_mixer(geometry: Geometry, settings: Settings) -> Any:
 
 
 def _maker(home: str, conv: str, path: tuple[str, ...], last: tuple[str, ...],
-           zero: tuple[str, ...] = (), build: Any = None) -> Maker:  # fmt: skip
+           build: Any = None, **others: Any) -> Maker:  # fmt: skip
     module, _, name = home.rpartition(".")
     module = f"reparam.models.{module}"
     build = build or partial(_build, module, name)
-    return Maker(build, partial(_settings, module, name), conv, path, last, zero)
+    return Maker(build, partial(_settings, module, name), conv, path, last, **others)
 
 
 MAKERS: dict[str, Maker] = {
@@ -145,11 +147,12 @@ MAKERS: dict[str, Maker] = {
     ),
     "qarepvgg": _maker(
         "training.qa_repvgg.QARepVGGBlock", "rbr_dense.conv", ("rbr_dense.bn", "bn"),
-        ("rbr_1x1.bn", "rbr_identity"), zero=("rbr_1x1",),
+        ("rbr_1x1.bn", "rbr_identity"), zero=("rbr_1x1",), identity=True,
     ),
     "rep_mixer": _maker(
         "training.rep_mixer.RepMixer", "mixer.rbr_conv.0.conv", ("mixer.rbr_conv.0.bn",),
-        ("mixer.rbr_skip", "mixer.rbr_scale.bn", "norm.rbr_skip"), build=_build_mixer,
+        ("mixer.rbr_skip", "mixer.rbr_scale.bn", "norm.rbr_skip"), identity=True,
+        build=_build_mixer,
     ),
     "repvgg": _maker(
         "repvgg.RepVGGBlock", "rbr_dense.conv", ("rbr_dense.bn",), ("rbr_1x1.bn", "rbr_identity")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from reparam.adapters.foreign_fusing import Form
 from reparam.adapters.foreign_import import first_line, stdout_as_stderr
 from reparam.adapters.foreign_methods import block_paths, method_of
 from reparam.adapters.foreign_parts import (
@@ -20,7 +21,7 @@ from reparam.adapters.foreign_parts import (
     put,
     sublayer,
 )
-from reparam.adapters.foreign_trials import Converted, Judge, Trial, believe
+from reparam.adapters.foreign_trials import Chosen, Converted, Judge, Trial, believe
 from reparam.adapters.paddle_models import Array, import_paddle, state_of
 from reparam.errors import NotFusibleError, ReparamError
 
@@ -79,6 +80,16 @@ def tried_blocks(layer: Any) -> list[str]:
 
     convert(layer, judge=leave)
     return found
+
+
+def as_made(trial: Trial) -> Chosen | None:
+    """Choose what a method made, without a proof; leave a block whose method failed."""
+    return Chosen(Form(trial.made[0])) if trial.made else None
+
+
+def path_of(where: str) -> str:
+    """Return the path of what a report calls ``where``."""
+    return "" if where == "(root)" else where
 
 
 class _Walk:
@@ -149,18 +160,20 @@ class _Walk:
         kind = f"{type(block).__module__}.{type(block).__name__}"
         before = fingerprint(block)
         beside = _Beside(self.network, block) if self.watchful else None
-        returned, failure = None, ""
+        returned, failure, detail = None, "", ""
         try:
             with stdout_as_stderr():
                 returned = getattr(block, method)()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - foreign code may raise anything
-            failure = error.what if isinstance(error, ReparamError) else first_line(error)
+            failure = "failed"
+            detail = error.what if isinstance(error, ReparamError) else first_line(error)
         moved = beside.restored() if beside else []
-        if moved:
-            failure = f"it changes {len(moved)} arrays outside the block, '{moved[0]}' first"
+        if moved and not failure:
+            failure = "changes what is outside the block"
+            detail = f"{len(moved)} arrays, '{moved[0]}' first"
         if failure:
             if any(key.endswith("_variance") for key in untouched.state_dict()):
-                return Trial(path, kind, method, untouched, (), failure)
+                return Trial(path, kind, method, untouched, (), failure, detail)
             self.network = put(self.network, block, untouched)
             return None
         made = [block] if fingerprint(block) != before else []
@@ -191,7 +204,9 @@ class _Beside:
         if now.keys() != before.keys() or any(now[k].shape != before[k].shape for k in now):
             odd = next(iter(now.keys() ^ before.keys()), "a shape")
             raise NotFusibleError(
-                f"the method of block '{self.places[0]}' changes what is outside it", found=odd
+                f"the method of block '{self.places[0]}' changes what is outside the block",
+                found=f"names or shapes: {odd}",
+                hint=f"--skip {self.places[0]} leaves that block as it is",
             )
         moved = [key for key in now if now[key].tobytes() != before[key].tobytes()]
         tensors = self.network.state_dict()

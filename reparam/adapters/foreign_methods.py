@@ -6,7 +6,6 @@ import inspect
 from typing import Any
 
 from reparam.adapters.foreign_parts import fingerprint, is_inside, outermost, sublayer
-from reparam.adapters.paddle_models import import_paddle
 
 PLAIN = (
     "convert_to_deploy",
@@ -72,9 +71,10 @@ def changed_inside(block: Any, other: Any) -> list[str]:
 
 def _needed(block: Any, name: str) -> list[str] | None:
     """Return the arguments without which a method cannot be called; None if there is no method."""
+    if not hasattr(type(block), name) and name not in vars(block):
+        return None
     found = inspect.getattr_static(block, name, None)
-    layer = import_paddle().nn.Layer
-    if not callable(found) or isinstance(found, (type, layer)):
+    if not callable(found) or isinstance(found, type) or hasattr(found, "state_dict"):
         return None
     try:
         parameters = inspect.signature(getattr(block, name)).parameters.values()

@@ -35,10 +35,18 @@ def shapes_of(layer: Any) -> dict[str, tuple[int, ...]]:
 
 
 def sublayer(layer: Any, path: str) -> Any:
-    """Return the sublayer at a dotted path, the Layer itself for the empty one; None if absent."""
-    for name in path.split(".") if path else ():
-        layer = None if layer is None else layer._sub_layers.get(name)
-    return layer
+    """Return the sublayer at a dotted path, the Layer itself for the empty one; None if absent.
+
+    The name of a part may have dots itself.
+    """
+    if not path:
+        return layer
+    for name, child in layer._sub_layers.items():
+        rest = path.removeprefix(f"{name}.") if path != name else ""
+        found = sublayer(child, rest) if child is not None and rest != path else None
+        if found is not None:
+            return found
+    return None
 
 
 def put(network: Any, old: Any, new: Any) -> Any:

@@ -22,13 +22,14 @@ def install(block: Any, fused: Fused, conv: Any) -> Any:
     keys = set(fused.match.branch_keys) - set(fused.match.neutral_keys)
     branches = _branches(block, keys)
     carrier = next((path for path in branches if alike(block, fused, path)), None)
-    if carrier is None or not fused.path:
+    parent, _, name = fused.path.rpartition(".")
+    holder = sublayer(block, parent)
+    if carrier is None or not name or holder is None:
         return None
     for path in branches:
         if path != fused.path:
             put(block, sublayer(block, path), _uses(conv) if path == carrier else _nothing())
-    parent, _, name = fused.path.rpartition(".")
-    sublayer(block, parent).add_sublayer(name, conv)
+    holder.add_sublayer(name, conv)
     for key in keys:
         owner, _, name = key.rpartition(".")
         _forget(sublayer(block, owner), name)

@@ -9,6 +9,8 @@ from typing import Any
 from reparam.adapters.foreign_fusing import Form, structures_of
 from reparam.errors import NotFusibleError
 
+METHOD, REPARAM = "method", "reparam"  # by whom a block was fused
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -34,7 +36,7 @@ class Converted:
     added: tuple[str, ...]
     parameters_before: int
     parameters_after: int
-    by: str = "method"
+    by: str = METHOD
     problem: str = ""
     runs: bool = True
 
@@ -49,7 +51,8 @@ class Trial:
         method: that was called.
         untouched: the block as it was.
         made: Layers that may be meant to stand in its place, likeliest first.
-        failure: why there are none.
+        failure: what the method did instead: ``"failed"``, or what else it must not do.
+        detail: of the failure.
     """
 
     path: str
@@ -58,6 +61,12 @@ class Trial:
     untouched: Any
     made: tuple[Any, ...]
     failure: str = ""
+    detail: str = ""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the method, if that is known before anything is compared."""
+        return f"its {self.method}() {self.failure}: {self.detail}" if self.failure else ""
 
     @property
     def where(self) -> str:
@@ -69,7 +78,7 @@ class Chosen:
     """What is to stand in the place of a block, and how that came about; see Converted."""
 
     form: Form
-    by: str = "method"
+    by: str = METHOD
     problem: str = ""
 
 
@@ -88,14 +97,14 @@ def believe(trial: Trial) -> Chosen:
     form = next(structure.forms(), None) if structure else None
     if form is None:
         raise failed(trial)
-    return Chosen(form, "reparam", trial.failure)
+    return Chosen(form, REPARAM, trial.problem)
 
 
 def failed(trial: Trial, why: str = "") -> NotFusibleError:
     """Return the error for a method that failed."""
     return NotFusibleError(
-        f"cannot convert block '{trial.where}': its {trial.method}() failed",
-        found=trial.failure,
+        f"cannot convert block '{trial.where}': its {trial.method}() {trial.failure}",
+        found=trial.detail,
         why=f"the method is that of {trial.kind}" + (f"; {why}" if why else ""),
         hint=f"--skip {trial.where} leaves that block as it is",
     )

@@ -71,6 +71,12 @@ class BlockMatch:
         ones = {leaf.factor: 1.0 for leaf in kept if leaf.factor}
         return ones | {leaf.shift: 0.0 for leaf in kept if leaf.shift}
 
+    @property
+    def in_place(self) -> bool:
+        """Whether it is one convolution in its place, but for scales that stay in the file."""
+        others = [key for key in self.branch_keys if key not in self.neutral_keys]
+        return set(others) == {self.weight_key, self.bias_key}
+
     @cached_property
     def kernel_keys(self) -> tuple[str, ...]:
         """The key of each convolution's weight, once."""

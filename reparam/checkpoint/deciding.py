@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reparam.checkpoint.block_match import BlockMatch
@@ -12,6 +12,7 @@ from reparam.checkpoint.geometry import Shapes
 from reparam.errors import CheckpointError
 
 _LISTED = 3
+_TWO = 2
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class _Deciding:
         self, names: Names, chosen: Sequence[Family], spared: Callable[[str], bool]
     ) -> None:
         self.names, self.chosen, self.spared = names, chosen, spared
+        self.choices = {family: place for place, family in enumerate(chosen)}
         self.decision = Decision()
         self.given_up: set[str] = set()  # keys of what was spared
 
@@ -108,22 +110,35 @@ class _Deciding:
         self.given_up.update(keys)
 
     def largest(self, matches: Iterable[BlockMatch]) -> list[BlockMatch]:
-        """Return, of the matches that share keys, the one that explains the most."""
+        """Return, of the matches that share keys, the one that explains the most.
 
-        def rank(match: BlockMatch) -> tuple[bool, int]:
-            return (match.family not in self.chosen, -len(match.branch_keys))
+        A family that was chosen comes before all that were not, in the order of choice. Of two
+        that explain the same, the one of the outer module: it knows more of the names.
+        """
+
+        def rank(match: BlockMatch) -> tuple[int, int, int]:
+            choice = self.choices.get(match.family, len(self.choices))
+            return (choice, -len(match.branch_keys), match.prefix.count("."))
 
         owner: dict[str, BlockMatch] = {}
-        blocks: dict[BlockMatch, None] = {}
+        blocks: dict[BlockMatch, list[BlockMatch]] = {}
         for match in sorted(matches, key=rank):
             rival = next((owner[key] for key in match.branch_keys if key in owner), None)
             if rival is None:
-                blocks[match] = None
+                blocks[match] = []
                 owner.update(dict.fromkeys(match.branch_keys, match))
             elif _same_keys(match, rival) and rank(rival) == rank(match) and rival in blocks:
-                self.refuse(match.where, match.branch_keys, _ambiguous(match, rival))
-                del blocks[rival]
-        return list(blocks)
+                blocks[rival].append(match)
+        self.ambiguous({match: rivals for match, rivals in blocks.items() if rivals})
+        return [match for match, rivals in blocks.items() if not rivals]
+
+    def ambiguous(self, blocks: Mapping[BlockMatch, Sequence[BlockMatch]]) -> None:
+        """Refuse blocks that can be of several families; all at once, for one choice is of all."""
+        asked = {match: found for match, found in blocks.items() if not self.spared(match.where)}
+        if asked:
+            raise _ambiguous(asked)
+        for match, rivals in blocks.items():
+            self.refuse(match.where, match.branch_keys, _ambiguous({match: rivals}))
 
     def failed(self, failures: Sequence[Failure], taken: set[str]) -> None:
         """Note what is only named like a block; refuse what is a damaged one."""
@@ -143,6 +158,7 @@ class _Deciding:
                 taken |= self.given_up
             elif not one.windows:
                 self.decision.doubts[where] = f"named like a {one.family.name}, but {one.problem}"
+                taken |= set(one.seen)
 
 
 def _same_keys(match: BlockMatch, rival: BlockMatch) -> bool:
@@ -183,11 +199,29 @@ def _with_unknown(match: BlockMatch, extra: Sequence[str]) -> CheckpointError:
     )
 
 
-def _ambiguous(match: BlockMatch, rival: BlockMatch) -> CheckpointError:
-    names = sorted({match.family.name, rival.family.name})
-    return CheckpointError(
-        f"block '{match.where}' can be of two families",
-        found=f"{names[0]} and {names[1]} have the same names and shapes",
-        why="they compute different functions of the same weights",
-        hint=" or ".join(f"--family '{name}'" for name in names),
+def _ambiguous(blocks: Mapping[BlockMatch, Sequence[BlockMatch]]) -> CheckpointError:
+    """Return the question of which families they are, with the choices for each shape of block."""
+    where: dict[tuple[str, ...], list[str]] = {}
+    for match, rivals in blocks.items():
+        fitting = sorted({match.family.name, *(rival.family.name for rival in rivals)})
+        where.setdefault(tuple(fitting), []).append(match.where)
+    found = (
+        f"{_blocks(places)}: {', '.join(fitting[:-1])} and {fitting[-1]} have the same names and "
+        "shapes"
+        for fitting, places in where.items()
     )
+    first = next(iter(blocks)).where
+    more = f" and {len(blocks) - 1} more" if len(blocks) > 1 else ""
+    choices = dict.fromkeys(name for listed in where for name in listed)
+    order = "; given more than once, the first that fits is taken" if len(choices) > _TWO else ""
+    return CheckpointError(
+        f"block '{first}'{more} can be of several families",
+        found="; ".join(found),
+        why="they compute different functions of the same weights",
+        hint=" or ".join(f"--family '{name}'" for name in choices) + order,
+    )
+
+
+def _blocks(places: Sequence[str]) -> str:
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    return f"'{places[0]}'{more}"

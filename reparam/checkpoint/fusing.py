@@ -10,6 +10,7 @@ import numpy as np
 from reparam.architectures import recognise
 from reparam.checkpoint.blocks import BlockMatch
 from reparam.checkpoint.epsilons import epsilon_of, need_epsilons, used_epsilons
+from reparam.checkpoint.families import FAMILIES
 from reparam.checkpoint.files import Arrays
 from reparam.checkpoint.finite import need_finite
 from reparam.checkpoint.notices import listing, notices_of
@@ -77,11 +78,11 @@ class Fusing:
         shapes = {key: array.shape for key, array in arrays.items()}
         self.recognised = recognise(shapes)
         if self.recognised is not None:
-            _need_whole(self.recognised)
+            need_whole(self.recognised)
         deployed = self.recognised.deployed if self.recognised else None
         self.plan = plan_of(
             shapes, deployed=deployed, fold_bn=fold_bn, skip=skip, families=families
-        )
+        ).without_finished(arrays)
         need_epsilons(self.plan.matches, epsilon, shapes)
         self._records: dict[BlockMatch, FusedBlock] = {}
         self._carried = 0
@@ -151,14 +152,17 @@ class Fusing:
             made = fuse_rows(match, arrays, epsilon)
         except ReparamError as error:
             need_finite(arrays)  # kernels are read once; what is wrong with one shows here
-            raise error.located(f"cannot fuse block '{match.where}': {error.what}") from error
+            where = error.located(f"cannot fuse block '{match.where}': {error.what}")
+            where.hint = where.hint or _ways_out(match)
+            raise where from error
         self._records[match] = _record(match, self.arrays, made)
         if match.has_deploy:
             self._leftovers[match] = _same(match, self.arrays, made)
         return made
 
 
-def _need_whole(recognised: Any) -> None:
+def need_whole(recognised: Any) -> None:
+    """Refuse a checkpoint that lacks something of the architecture it was recognised as."""
     if recognised.missing:
         raise CheckpointError(
             f"the checkpoint is a {recognised.name} that lacks {len(recognised.missing)} key(s)",
@@ -173,6 +177,13 @@ def _need_whole(recognised: Any) -> None:
             "key(s) of the wrong shape",
             found=f"'{key}' has the shape {tuple(found)}; needed: {tuple(needed)}",
         )
+
+
+def _ways_out(match: BlockMatch) -> str:
+    """Return what to try with a block that is no convolution."""
+    others = (one for one in FAMILIES if one.on_request and one.anchors == match.family.anchors)
+    asked = (f"--family '{one.name}': {one.remark}" for one in others)
+    return "; ".join((f"--skip {match.where} leaves the block as it is", *asked))
 
 
 def _need_dtype(match: BlockMatch, dtype: np.dtype[Any]) -> None:

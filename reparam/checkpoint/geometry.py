@@ -12,6 +12,7 @@ from reparam.checkpoint.families.terms import (
     ODD,
     POINT,
     ROW,
+    SAME,
     SMALLER,
     TORCH,
     WIDE,
@@ -31,6 +32,7 @@ Size = tuple[int, ...]
 
 _AXES = 4  # of a convolution's weight
 _ONE = (1, 1)
+_FORMS = {2: "two axes", 3: "(C, KH, KW)", 4: "(O, I/G, KH, KW)"}
 
 
 class MisfitError(Exception):
@@ -85,7 +87,12 @@ def geometry_of(term: Term, shapes: Shapes, *, same_groups: bool, spelling: str)
 
 
 def matrix(shape: Size, kernel: Kernel, spelling: str) -> Size:
-    """Return the shape of a stored weight as that of a convolution's weight."""
+    """Return the shape of a stored weight as that of a convolution's weight.
+
+    A window that all channels share is given for one of them.
+    """
+    if kernel.planes:
+        return (*((1, *shape)[-3:-2]), 1, *shape[-2:])
     if not kernel.linear:
         return shape
     rows = shape if spelling == TORCH else shape[::-1]
@@ -151,9 +158,9 @@ class _Reading:
 
     def check_kernel(self, kernel: Kernel) -> None:
         stored = self.shapes[kernel.weight]
-        axes = 2 if kernel.linear else _AXES
-        if len(stored) != axes or 0 in stored:
-            needed = "two axes" if kernel.linear else "(O, I/G, KH, KW)"
+        axes: tuple[int, ...] = (2,) if kernel.linear else (2, 3) if kernel.planes else (_AXES,)
+        if len(stored) not in axes or 0 in stored:
+            needed = " or ".join(_FORMS[count] for count in axes)
             what = f"'{kernel.weight}' has the shape {stored}; needed: {needed}"
             raise MisfitError(what, windows=True)
         window, wanted = self.shape(kernel)[2:], self.window(kernel)
@@ -171,8 +178,8 @@ class _Reading:
         if size == WIDE:
             wide = next(self.shape(k)[2:] for k in self.kernels if k.size == WIDE)
             return wide if odd and prod(own) > 1 else ""
-        if size == POINT:
-            return (1, 1)
+        if size in (POINT, SAME):
+            return (1, 1) if size == POINT else first
         if size == ODD:
             return own if odd else ""
         if size == SMALLER:
@@ -215,7 +222,7 @@ class _Reading:
             if told is None and any(preserves(part) for part in term.branches):
                 return self.channels_out(term, None)
             return told
-        if isinstance(term, Kernel) and term.depthwise:
+        if isinstance(term, Kernel) and term.depthwise and not term.expands:
             return self.shape(term)[0]
         return None
 
@@ -229,7 +236,7 @@ class _Reading:
 
     def channels_out(self, term: Term, channels: int | None) -> int | None:
         if isinstance(term, Kernel):
-            return self.shape(term)[0]
+            return channels if term.planes else self.shape(term)[0]
         if isinstance(term, Norm):
             return prod(self.shapes[term.keys[2]])
         if isinstance(term, Scale):
@@ -281,6 +288,8 @@ class _Reading:
 
     def walk_kernel(self, kernel: Kernel, channels: int | None, first: bool) -> int:
         outputs, per_group = self.shape(kernel)[:2]
+        if kernel.planes and channels is not None:
+            outputs = channels if len(self.shapes[kernel.weight]) == len(_ONE) else outputs
         if first:
             self.first.append(kernel)
         if channels is not None:
@@ -294,6 +303,12 @@ class _Reading:
             raise MisfitError(
                 f"'{kernel.weight}' has the shape {self.shapes[kernel.weight]}; needed: one "
                 "input channel for each group"
+            )
+        one = channels in (None, per_group)
+        if (kernel.dense and not one) or (kernel.grouped and one):
+            raise MisfitError(
+                f"'{kernel.weight}' has the shape {self.shapes[kernel.weight]}; needed: "
+                f"{channels} input channels in {'one group' if kernel.dense else 'several groups'}"
             )
         return outputs
 
@@ -315,10 +330,14 @@ class _Reading:
 
     def fill_groups(self) -> None:
         """Give every convolution the block's groups where it is known that all have the same."""
-        told = {count for key, count in self.known.items()}
+        apart = {k.weight for k in self.kernels if k.depthwise or k.planes}
+        told = {count for key, count in self.known.items() if key not in apart}
         if self.same_groups and len(told) == 1:
+            groups = next(iter(told))
             for kernel in self.kernels:
-                self.known.setdefault(kernel.weight, next(iter(told)))
+                if kernel.weight not in apart:
+                    self.known.setdefault(kernel.weight, groups)
+            self.fill_depthwise(groups)
         widths = {self.shape(kernel)[1] for kernel in self.first if kernel.weight not in self.known}
         if len(widths) > 1:
             first, second = (
@@ -329,6 +348,14 @@ class _Reading:
                 f"'{second.weight}' has the shape {self.shapes[second.weight]}; needed: "
                 f"{self.shape(first)[1]} input channels for each group, as '{first.weight}' has"
             )
+
+    def fill_depthwise(self, groups: int) -> None:
+        """Give those that see the block's input, one group for a channel, its channel count."""
+        for kernel in self.first:
+            if kernel.depthwise and kernel.weight not in self.known:
+                dense = (k for k in self.first if not k.depthwise)
+                width = next((self.shape(k)[1] for k in dense), 1)
+                self.walk_kernel(kernel, width * groups, first=False)
 
     def common_groups(self) -> int | None:
         """Return the groups of the fused convolution, None where nothing tells."""

@@ -8,9 +8,10 @@ is part of the sum. Two that explain the same keys in different ways are the use
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from reparam.checkpoint.block_match import BlockMatch
 from reparam.checkpoint.deciding import Failure, Names, decide
@@ -19,10 +20,12 @@ from reparam.checkpoint.families.terms import (
     PADDLE,
     STATISTICS,
     TORCH,
+    Kernel,
+    Term,
     leaves,
     required_leaves,
 )
-from reparam.checkpoint.geometry import MisfitError, Shapes, geometry_of
+from reparam.checkpoint.geometry import Geometry, MisfitError, Shapes, geometry_of
 from reparam.checkpoint.resolving import keys_of, possible_keys, resolve
 
 _DIGITS = re.compile(r"\d+")
@@ -64,13 +67,8 @@ def find_blocks(
             explains, or one of a shape that cannot be; or two families fit equally well.
     """
     names = Names(shapes)
-    matches, failures = [], []
-    for prefix, family, values in candidates(shapes, FAMILIES):
-        result = _tried(prefix, family, values, names.under(prefix), shapes)
-        if isinstance(result, BlockMatch):
-            matches.append(result)
-        elif result is not None:
-            failures.append(result)
+    families = tuple(one for one in FAMILIES if not one.on_request or one in chosen)
+    matches, failures = _trials(candidates(shapes, families), names, shapes)
     decision = decide(matches, failures, names, chosen, spared)
     blocks = decision.blocks
     prefixes = {match.prefix for match in blocks}
@@ -83,14 +81,49 @@ def find_blocks(
     )
 
 
+def _trials(
+    proposed: Iterable[Candidate], names: Names, shapes: Shapes
+) -> tuple[list[BlockMatch], list[Failure]]:
+    """Return what the candidates are, and what is named alike and does not fit.
+
+    A candidate that lacks a name is looked into only if nothing else explains the names that it
+    has: most lack one because the block is of another family.
+    """
+    matches: list[BlockMatch] = []
+    failures: list[Failure] = []
+    lacking = []
+    for candidate in proposed:
+        under = names.under(candidate.prefix)
+        missing = len(candidate.needed - under)
+        if missing and (candidate.family.distinctive or missing == 1):
+            lacking.append(candidate)
+        if not missing:
+            _sort_in(_tried(candidate, under, shapes), matches, failures)
+    taken = {key for match in matches for key in match.branch_keys}
+    for candidate in lacking:
+        under = names.under(candidate.prefix)
+        there = (candidate.prefix + name for name in candidate.needed & under)
+        if not taken.issuperset((candidate.key, *there)):
+            _sort_in(_tried(candidate, under, shapes), matches, failures)
+    return matches, failures
+
+
+def _sort_in(
+    result: BlockMatch | Failure | None, matches: list[BlockMatch], failures: list[Failure]
+) -> None:
+    if isinstance(result, BlockMatch):
+        matches.append(result)
+    elif result is not None:
+        failures.append(result)
+
+
 def _tried(
-    prefix: str,
-    family: Family,
-    values: Mapping[str, str],
-    names: frozenset[str],
-    shapes: Shapes,
+    candidate: Candidate, names: frozenset[str], shapes: Shapes
 ) -> BlockMatch | Failure | None:
     """Return the block that a candidate is, why it does not fit, or None: nothing alike."""
+    prefix, family, values = candidate.prefix, candidate.family, candidate.values
+    if not family.stands_at(prefix, names):
+        return None
     resolved = resolve(family, prefix, names, values)
     term, missing = resolved.term, list(dict.fromkeys(resolved.missing))
     if term is None:
@@ -106,10 +139,23 @@ def _tried(
         geometry = geometry_of(term, shapes, same_groups=family.same_groups, spelling=spelling)
     except MisfitError as error:
         return Failure(prefix, family, str(error), 0, seen, error.windows)
+    grouped = next(_grouped(term, geometry), None) if family.dense else None
+    if grouped:
+        groups = geometry.known[grouped.weight]
+        problem = f"'{grouped.weight}' has {groups} groups; needed: 1"
+        return Failure(prefix, family, problem, 0, seen)
     counters = tuple(resolved.counters)
     match = BlockMatch(prefix, family, term, geometry, spelling, counters, values=values)
     beside = match.weight_key in shapes and match.weight_key not in match.branch_keys
     return replace(match, has_deploy=beside)
+
+
+def _grouped(term: Term, geometry: Geometry) -> Iterator[Kernel]:
+    """Yield kernels of several groups, without those that have one for each channel."""
+    for kernel in (leaf for leaf in leaves(term) if isinstance(leaf, Kernel)):
+        apart = kernel.depthwise or kernel.planes
+        if not apart and geometry.known.get(kernel.weight, 1) != 1:
+            yield kernel
 
 
 @lru_cache(maxsize=8)
@@ -135,13 +181,29 @@ def _normal(name: str) -> str:
     return _DIGITS.sub("#", re.sub(r"\{\w+\}", "#", name))
 
 
-def candidates(
-    shapes: Shapes, families: tuple[Family, ...]
-) -> Iterator[tuple[str, Family, Mapping[str, str]]]:
-    """Yield prefixes under which a name of a family stands, in the order of the file.
+class Candidate(NamedTuple):
+    """A prefix under which a name of a family stands.
 
-    The last of the three is what stands in place of ``{n}``, the number of the block itself.
+    ``key`` is that name in full, ``values`` what stands in place of ``{n}``, the number of the
+    block itself.
     """
+
+    prefix: str
+    family: Family
+    values: Mapping[str, str]
+    key: str
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """Names under the prefix that every block of the family has."""
+        needed = self.family.needed
+        if not self.values:
+            return needed
+        return frozenset(name.replace("{n}", self.values["n"]) for name in needed)
+
+
+def candidates(shapes: Shapes, families: tuple[Family, ...]) -> Iterator[Candidate]:
+    """Yield prefixes under which a name of a family stands, in the order of the file."""
     index, most = _index(families)
     seen = set()
     for key in shapes:
@@ -157,7 +219,7 @@ def candidates(
                 candidate = (prefix, family.name, family.part, *values.values())
                 if candidate not in seen:
                     seen.add(candidate)
-                    yield prefix, family, values
+                    yield Candidate(prefix, family, values, key)
 
 
 @lru_cache(maxsize=4096)

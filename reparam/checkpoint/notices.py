@@ -51,7 +51,7 @@ def notices_of(
     notices += [
         family.remark
         for family in families
-        if family.remark and recognised is None and epsilon is None
+        if family.remark and (family.on_request or (recognised is None and epsilon is None))
     ]
     notices += _factor_notices(plan, arrays)
     for match, same in leftovers.items():

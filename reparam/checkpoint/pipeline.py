@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,13 +19,15 @@ from reparam.checkpoint.files import (
     write_arrays,
 )
 from reparam.checkpoint.fusing import Fusing
-from reparam.checkpoint.manifest import manifest_of, manifest_path
+from reparam.checkpoint.manifest import Report, manifest_of, manifest_path
 from reparam.checkpoint.opening import TORCH_ENDINGS, check_input
 from reparam.checkpoint.plan import SKIPPED, Plan
 from reparam.checkpoint.report import FusionReport
 from reparam.errors import CheckpointError, NotFusibleError, OutputError, UnsupportedModelError
 from reparam.files import check_output, whole_group
 from reparam.version import tool_version
+
+Reported = TypeVar("Reported", bound=Report)
 
 _NAMES_OF_TORCH = (
     "names and shapes are as PyTorch has them: Paddle calls running_mean _mean and running_var "
@@ -126,19 +128,47 @@ def fuse(
 
 def _written(fusing: Fusing, checkpoint: Checkpoint, target: Path, force: bool) -> Fusion:
     """Fuse while writing the deploy form, then its manifest; both appear, or neither."""
+    sha256, report = write_with_manifest(
+        fusing,
+        lambda: _reported(fusing, checkpoint, format_of(target)),
+        checkpoint,
+        target,
+        names=fusing.names(checkpoint.names),
+        force=force,
+    )
+    return Fusion(checkpoint.path, checkpoint.sha256, target, sha256, report)
+
+
+def write_with_manifest(
+    arrays: Iterable[tuple[str, np.ndarray[Any, Any]]],
+    report: Callable[[], Reported],
+    checkpoint: Checkpoint,
+    target: Path,
+    *,
+    names: Mapping[str, str],
+    force: bool,
+) -> tuple[str, Reported]:
+    """Write what is made of ``checkpoint`` as it is made, and a manifest; both appear, or neither.
+
+    Args:
+        report: tells what was done, once ``arrays`` have come to their end.
+
+    Returns:
+        The SHA-256 of the file, and the report.
+    """
     kind = format_of(target)
     with whole_group(target, manifest_path(target), force=force) as (weights, note):
         sha256 = write_arrays(
             weights,
             kind,
-            _one_by_one(fusing, checkpoint),
-            names=fusing.names(checkpoint.names),
+            _one_by_one(arrays, checkpoint),
+            names=names,
             metadata=_metadata(checkpoint) if kind == SAFETENSORS else None,
         )
-        report = _reported(fusing, checkpoint, kind)
-        text = manifest_of(checkpoint, target, sha256, report, tool_version())
+        done = report()
+        text = manifest_of(checkpoint, target, sha256, done, tool_version())
         note.write_text(text, encoding="utf-8")
-    return Fusion(checkpoint.path, checkpoint.sha256, target, sha256, report)
+    return sha256, done
 
 
 def _reported(fusing: Fusing, checkpoint: Checkpoint, kind: str) -> FusionReport:
@@ -151,22 +181,30 @@ def _reported(fusing: Fusing, checkpoint: Checkpoint, kind: str) -> FusionReport
 
 
 def _one_by_one(
-    fusing: Fusing, checkpoint: Checkpoint
+    arrays: Iterable[tuple[str, np.ndarray[Any, Any]]], checkpoint: Checkpoint
 ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     """Yield what is to be written, and forget what was read for it once it is."""
-    for key, array in fusing:
+    for key, array in arrays:
         yield key, array
         checkpoint.forget_pages()
 
 
-def target_of(source: Path, output: Path | None, kind: str | None) -> Path:
-    """Return where the deploy form of ``source`` goes, of the format ``kind`` if that is given.
+def target_of(
+    source: Path,
+    output: Path | None,
+    kind: str | None,
+    default: Callable[[Path, str | None], Path] = deploy_path,
+) -> Path:
+    """Return where the result for ``source`` goes, of the format ``kind`` if that is given.
+
+    Args:
+        default: of ``source`` and ``kind``, where no ``output`` was named.
 
     Raises:
         CheckpointError: ``kind`` contradicts the ending of ``output``.
     """
     if output is None:
-        return deploy_path(source, kind)
+        return default(source, kind)
     if kind is None or output.suffix == f".{kind}":
         return output
     if output.suffix.lstrip(".") in (PDPARAMS, SAFETENSORS):

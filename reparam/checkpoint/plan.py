@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import Any
 
 from reparam.checkpoint.blocks import BlockMatch, Found, Shapes, find_blocks
 from reparam.checkpoint.families import FAMILIES, Family
@@ -35,6 +36,20 @@ class Plan:
     def matches(self) -> tuple[BlockMatch, ...]:
         return self.blocks + self.pairs
 
+    def without_finished(self, arrays: Mapping[str, Any]) -> Plan:
+        """Return the plan without blocks of which all that fusing would leave stands there."""
+        finished = [
+            match
+            for match in self.blocks
+            if match.in_place
+            and all((arrays[key] == value).all() for key, value in match.neutral_keys.items())
+        ]
+        return replace(
+            self,
+            blocks=tuple(match for match in self.blocks if match not in finished),
+            deployed=self.deployed + tuple(match.where for match in finished),
+        )
+
 
 def plan_of(
     shapes: Shapes,
@@ -58,14 +73,14 @@ def plan_of(
             there.
     """
     chosen = families_named(families)
-    found = find_blocks(shapes, chosen, spared=lambda where: _matching_any(skip, where))
+    found = find_blocks(shapes, chosen, spared=lambda where: matches_any(skip, where))
     _need_chosen(chosen, found)
     taken = {key for match in found.blocks for key in match.branch_keys}
     pairs, unpaired = find_pairs(shapes, taken) if fold_bn else ((), ())
     if deployed is None:
         deployed = [where for where, _ in found.deployed]
     names = [*(match.where for match in (*found.blocks, *pairs)), *dict(found.spared)]
-    skipped = _skipped(skip, names, deployed)
+    skipped = skipped_of(skip, names, deployed)
     asked = ((where, SKIPPED) for where in dict.fromkeys(names) if where in skipped)
     left = [*found.doubts, *unpaired, *asked]
     return Plan(
@@ -77,7 +92,12 @@ def plan_of(
     )
 
 
-def _skipped(patterns: Sequence[str], names: Sequence[str], deployed: Sequence[str]) -> set[str]:
+def skipped_of(patterns: Sequence[str], names: Sequence[str], deployed: Sequence[str]) -> set[str]:
+    """Return which of ``names`` are to be left as they are.
+
+    Raises:
+        CheckpointError: a pattern matches none of them, and none of ``deployed``.
+    """
     skipped: set[str] = set()
     for pattern in patterns:
         matching = _matching(pattern, names)
@@ -108,7 +128,8 @@ def _matching(pattern: str, names: Iterable[str]) -> set[str]:
     return {name for name in names if name == pattern or fnmatchcase(name, pattern)}
 
 
-def _matching_any(patterns: Iterable[str], name: str) -> bool:
+def matches_any(patterns: Iterable[str], name: str) -> bool:
+    """Return whether ``name`` is one of ``patterns``, or fits one that has ``*`` or ``?``."""
     return any(_matching(pattern, [name]) for pattern in patterns)
 
 

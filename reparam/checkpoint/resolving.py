@@ -18,6 +18,7 @@ from reparam.checkpoint.families.terms import (
     TORCH,
     Chain,
     Each,
+    Either,
     Kernel,
     Leaf,
     Maybe,
@@ -87,6 +88,9 @@ class _Resolver:
             return Sum(*branches, label=_filled(term.label, values)) if branches else None
         if isinstance(term, Maybe):
             return self.term(term.term, values) if self.has_any(term.term, values) else None
+        if isinstance(term, Either):
+            found = (part for part in term.terms if self.has_any(part, values))
+            return self.term(next(found, term.terms[0]), values)
         if isinstance(term, Each):
             branches = list(self.branches(term, values))
             return Sum(*branches, label=_filled(term.label, values)) if branches else None

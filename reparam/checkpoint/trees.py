@@ -97,7 +97,7 @@ class _Building:
     def build(self, term: Term, padding: Size, channels: int) -> tuple[Block, int]:
         """Return the operators of ``term`` on ``channels`` channels, and how many it makes."""
         if isinstance(term, Kernel):
-            conv = self.kernel(term, padding)
+            conv = self.kernel(term, padding, channels)
             return conv, conv.out_channels
         if isinstance(term, Sum):
             return self.sum(term, padding, channels)
@@ -105,7 +105,8 @@ class _Building:
             return self.chain(term, padding, channels)
         if isinstance(term, Mean):
             window = self.extent(term)
-            pool = AvgPool.of(channels, window, padding=padding, count_include_pad=True)
+            counts = term.exclusive != self.spelling
+            pool = AvgPool.of(channels, window, padding=padding, count_include_pad=counts)
             return pool, channels
         if self.rows is not None:
             return self.chain(Chain(term), padding, channels)
@@ -148,18 +149,20 @@ class _Building:
                 parts.append(block)
         return (Sequential(*parts) if len(parts) > 1 else parts[0]), channels
 
-    def kernel(self, term: Kernel, padding: Size) -> Conv:
+    def kernel(self, term: Kernel, padding: Size, channels: int) -> Conv:
         part = self.rows or _WHOLE
-        weight = self.arrays[term.weight]
-        weight = self.as_matrix(weight, term)[part]
+        weight = self.as_matrix(self.arrays[term.weight], term)
+        if term.planes:
+            weight = np.broadcast_to(weight, (channels, *weight.shape[1:]))
+        weight = weight[part]
         bias = self.arrays[term.shift][part] if term.bias != NEVER else None
         groups = self.geometry.known.get(term.weight, 1) if self.rows is None else 1
         return Conv.of(weight, bias, padding=padding, dilation=int(term.dilation), groups=groups)
 
     def as_matrix(self, weight: Any, term: Kernel) -> Any:
-        if not term.linear:
+        if not (term.linear or term.planes):
             return weight
-        rows = weight if self.spelling == TORCH else weight.T
+        rows = weight if self.spelling == TORCH or term.planes else weight.T
         return rows.reshape(matrix(weight.shape, term, self.spelling))
 
     def affine(self, term: Term, channels: int) -> BatchNorm | Affine:

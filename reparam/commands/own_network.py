@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reparam.adapters.foreign_models import ForeignModel
+from reparam.adapters.foreign_trials import METHOD
 from reparam.commands.common import print_fusion, progress, stdout, table
 from reparam.exporter.layer_fusing import LayerFusion, LayerReport, fuse_layers
 
@@ -36,6 +37,8 @@ def fuse_own(
 
 
 def _verdict(report: LayerReport) -> str:
+    if not all(proved.block.runs for proved in report.fused):
+        return "only the weights are fused"  # the network's own deploy form is wrong
     if report.fused:
         return "fused"
     return "already fused" if report.already else "nothing to fuse"
@@ -46,24 +49,7 @@ def _print(result: LayerFusion) -> None:
     arguments = ", ".join(f"{name}={value}" for name, value in report.arguments.items())
     console.print(f"{result.source}: {report.architecture}({arguments})")
     if report.fused:
-        grid = table("block", "converted by", "#parameters", "#off by", "#allowed")
-        for proved in report.fused[:_LISTED]:
-            done, check = proved.block, proved.check
-            grid.add_row(
-                done.where,
-                f"{done.kind.rpartition('.')[2]}.{done.method}",
-                f"{done.parameters_before:,} -> {done.parameters_after:,}",
-                f"{check.distance:.2e}",
-                f"{check.bound:.2e}",
-            )
-        console.print(grid)
-        if len(report.fused) > _LISTED:
-            console.print(f"... and {len(report.fused) - _LISTED} more; --json lists every block")
-        console.print(
-            f"{len(report.fused)} blocks converted by their own methods, each compared with what "
-            f"it was; {report.carried} other arrays carried over"
-        )
-        console.print(f"network: {report.network.summary}")
+        _print_blocks(report)
     else:
         console.print(_verdict(report))
     if report.already and report.fused:
@@ -73,3 +59,29 @@ def _print(result: LayerFusion) -> None:
     for notice in report.notices:
         console.print(f"note: {notice}")
     console.print(f"wrote {result.output}" if result.output else "dry run: nothing was written")
+
+
+def _print_blocks(report: LayerReport) -> None:
+    console = stdout()
+    grid = table("block", "converted by", "#parameters", "#off by", "#allowed")
+    for proved in report.fused[:_LISTED]:
+        done, check = proved.block, proved.check
+        own = f"{done.kind.rpartition('.')[2]}.{done.method}"
+        grid.add_row(
+            done.where,
+            own if done.by == METHOD else f"{done.by}, not {own}",
+            f"{done.parameters_before:,} -> {done.parameters_after:,}",
+            f"{check.distance:.2e}",
+            f"{check.bound:.2e}",
+        )
+    console.print(grid)
+    if len(report.fused) > _LISTED:
+        console.print(f"... and {len(report.fused) - _LISTED} more; --json lists every block")
+    by_methods = sum(proved.block.by == METHOD for proved in report.fused)
+    rest = len(report.fused) - by_methods
+    others = f", {rest} by reparam" if rest else ""
+    console.print(
+        f"{by_methods} blocks converted by their own methods{others}, each compared with what it "
+        f"was; {report.carried} other arrays carried over"
+    )
+    console.print(f"network: {report.network.summary}")

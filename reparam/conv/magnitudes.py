@@ -72,9 +72,7 @@ def magnitude_sums(block: Block) -> Magnitudes:
         return reduce(_added, (magnitude_sums(part) for part in block.branches.values()))
     if isinstance(block, Sequential):
         first, *rest = block.parts
-        if all(isinstance(part, BatchNorm | Affine) for part in rest):
-            return reduce(_scaled, rest, magnitude_sums(first))
-        return _composed(block)
+        return reduce(_followed, rest, magnitude_sums(first))
     if isinstance(block, Conv):
         return _of_conv(block.weight, block.bias)
     if isinstance(block, BatchNorm | Affine):
@@ -143,9 +141,29 @@ def _scaled(sums: Magnitudes, part: Block) -> Magnitudes:
     )
 
 
-def _composed(block: Sequential) -> Magnitudes:
-    plain, lifted = fuse(magnitude_of(block)), fuse(magnitude_of(block, lifted=True))
-    return Magnitudes(row_sums(plain.weight), plain.bias, row_sums(lifted.weight), lifted.bias)
+def _followed(sums: Magnitudes, part: Block) -> Magnitudes:
+    """Return the sums behind ``part``, which takes what they are of.
+
+    The taps of two kernels one after the other add up to the product of their sums, since nothing
+    cancels among magnitudes; so they need not be composed.
+    """
+    if isinstance(part, BatchNorm | Affine):
+        return _scaled(sums, part)
+    plain, lifted = fuse(magnitude_of(part)), fuse(magnitude_of(part, lifted=True))
+    return Magnitudes(
+        _through(plain, sums.weight),
+        _through(plain, sums.bias) + plain.bias,
+        _through(lifted, sums.lifted_weight),
+        _through(lifted, sums.lifted_bias) + lifted.bias,
+    )
+
+
+def _through(kernel: Conv, sums: Array) -> Array:
+    """Return, for each output channel, ``sums`` of its input channels times its taps."""
+    taps = kernel.weight.reshape(*kernel.weight.shape[:2], -1).sum(axis=-1)
+    by_group = taps.reshape(kernel.groups, -1, taps.shape[1])
+    through: Array = np.einsum("goi,gi->go", by_group, sums.reshape(kernel.groups, -1))
+    return through.reshape(-1)
 
 
 def row_sums(values: Array) -> Array:

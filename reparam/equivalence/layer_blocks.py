@@ -14,7 +14,6 @@ import numpy as np
 from reparam.adapters.closeness import FACTOR
 from reparam.adapters.closeness import UNDECIDABLE as WEAKEST
 from reparam.adapters.foreign_import import first_line
-from reparam.adapters.foreign_parts import copy_of
 from reparam.adapters.foreign_running import (
     Call,
     absolute,
@@ -83,8 +82,9 @@ def compare_block(where: str, block: Any, other: Any, call: Call | None) -> Bloc
         return _undecidable(where, "it computes in a fixed precision, so there is no truth")
     roundings = _roundings(block)
     results, seen = [], []
+    made = _widened(other)
     for name, probe in inputs.items():
-        found = _run_converted(other, probe)
+        found = made if isinstance(made, str) else _run_converted(made, probe)
         if isinstance(found, str):
             return BlockResult(where, DIFFERENT, np.inf, 0.0, name, (), found)
         references = [run_block(block, probe, "float32")]
@@ -103,12 +103,20 @@ def _undecidable(where: str, reason: str) -> BlockResult:
     return BlockResult(where, UNDECIDABLE, 0.0, 0.0, "", (), reason)
 
 
-def _run_converted(block: Any, probe: Call) -> list[Array] | str:
-    """Return the outputs of a converted block, in float64, or why there are none."""
+def _widened(block: Any) -> Any:
+    """Return a converted block in float64, or why there is none."""
     if block is None:
         return "it is gone after the conversion"
     try:
-        return run_block(in_float64(copy_of(block)), probe, "float64")
+        return in_float64(block)
+    except Exception as error:  # noqa: BLE001 - foreign code may raise anything
+        return f"it cannot be copied after the conversion: {first_line(error)}"
+
+
+def _run_converted(wide: Any, probe: Call) -> list[Array] | str:
+    """Return the outputs of a converted block, in float64, or why there are none."""
+    try:
+        return run_block(wide, probe, "float64")
     except Exception as error:  # noqa: BLE001 - foreign code may raise anything
         return f"it does not run after the conversion: {first_line(error)}"
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reparam.adapters.foreign_converting import Conversion, convert
+from reparam.adapters.foreign_converting import Conversion, convert, path_of
 from reparam.adapters.foreign_fusing import (
     WRONG_FORWARD,
     Form,
@@ -21,7 +21,7 @@ from reparam.adapters.foreign_fusing import (
 from reparam.adapters.foreign_methods import block_paths, changed_inside, missing_arguments
 from reparam.adapters.foreign_parts import is_inside, outermost, sublayer
 from reparam.adapters.foreign_running import Fed, calls_of, parts_run
-from reparam.adapters.foreign_trials import Chosen, Trial, failed
+from reparam.adapters.foreign_trials import REPARAM, Chosen, Trial, failed
 from reparam.checkpoint import Left
 from reparam.conv.operators import Array
 from reparam.equivalence.layer_blocks import blocks_stage, compare_block
@@ -90,7 +90,7 @@ def prove(original: Fed, x: Array, skip: Sequence[str] = ()) -> Proved:
     judge = _Judge(original, x)
     conversion = convert(original.network, skip, judge)
     converted = conversion.converted
-    paths = ["" if done.where == "(root)" else done.where for done in converted]
+    paths = [path_of(done.where) for done in converted]
     notices = [f"'{where}': {reason}" for where, reason in judge.parted.items()]
     return Proved(
         conversion=conversion,
@@ -202,7 +202,7 @@ class _Judge:
                     if form.flaw:
                         flaw = self._flaw(trial.path, made, structure, form)
                         problem = f"{problem}; with the right weights too, {flaw}"
-                    return Chosen(form, "reparam", problem)
+                    return Chosen(form, REPARAM, problem)
         return None
 
     def _flaw(self, path: str, made: Any, structure: Structure, form: Form) -> str:
@@ -221,8 +221,8 @@ class _Judge:
 
 
 def _problem(trial: Trial, results: Sequence[BlockResult]) -> str:
-    if trial.failure:
-        return f"its {trial.method}() failed: {trial.failure}"
+    if trial.problem:
+        return trial.problem
     wrong = next((result for result in results if result.verdict == DIFFERENT), results[0])
     if wrong.verdict == UNDECIDABLE:
         return f"what its {trial.method}() makes cannot be compared: {wrong.reason}"
@@ -239,7 +239,7 @@ def _no_better(trial: Trial) -> str:
 
 
 def _left(judge: _Judge, network: Any, done: Sequence[str]) -> list[Left]:
-    left = [Left("" if r.where == "(root)" else r.where, r.reason) for r in judge.unclear]
+    left = [Left(path_of(result.where), result.reason) for result in judge.unclear]
     for path, part in network.named_sublayers(include_self=True):
         missing = missing_arguments(part)
         if missing is not None and not is_inside(path, done):
@@ -250,7 +250,7 @@ def _left(judge: _Judge, network: Any, done: Sequence[str]) -> list[Left]:
 
 def _notices(conversion: Conversion) -> list[str]:
     """Say which methods were not used, and which classes cannot run what a file holds."""
-    others = [done for done in conversion.converted if done.by != "method"]
+    others = [done for done in conversion.converted if done.by == REPARAM]
     notices = []
     for runs, told in (
         (True, "fused by reparam instead, and proved; the method is that of"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reparam.adapters.foreign_converting import convert, tried_blocks
+from reparam.adapters.foreign_converting import as_made, convert, path_of, tried_blocks
 from reparam.adapters.foreign_methods import block_paths
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.foreign_parts import is_inside, outermost, shapes_of, sublayer
@@ -142,42 +142,62 @@ def _need_channels(truth: LayerTruth, probing: Probing) -> None:
 def _checkpoint_stages(
     ours: Arrays, theirs: Arrays, truth: LayerTruth, probing: Probing
 ) -> list[Stage]:
-    network = truth.layer.network
+    network, other = truth.layer.network, truth.model.layer_of(theirs)
     convertible = tried_blocks(network)
-    other, read = _read(network, convertible, truth.model.layer_of(theirs))
     known = dict.fromkeys([*block_paths(network), *block_paths(other)])
-    paths = outermost([p for p in known if p in read or _form_differs(network, other, p)])
-    stages = [_compare_carried(ours, theirs, _units(network, other, paths))]
-    forward = [path for path in paths if path in convertible]
+    paths = outermost([path for path in known if _form_differs(network, other, path)])
+    alike = _alike_in_both_forms(network, other, convertible)
+    stages = [_compare_carried(ours, theirs, _units(network, other, paths) + alike)]
+    other, first = _read(truth, other, theirs, alike)
+    forward = [path for path in (*paths, *alike) if path in convertible and path not in first]
     if forward:
         stages.append(truth.compare_blocks(other, forward))
     backward = [path for path in paths if path not in convertible]
-    if backward:  # the deploy form was named first
+    if backward or first:  # the deploy form was named first
         swapped = LayerTruth(theirs, truth.model, truth.size)
-        stages.append(swapped.compare_blocks(network, backward))
+        deployed = _deployed(network, first)
+        stages.append(swapped.compare_blocks(deployed, [*backward, *first]))
     return [*stages, *_network(truth, other, probing, stages)]
 
 
-def _read(network: Any, convertible: Sequence[str], other: Any) -> tuple[Any, list[str]]:
-    """Return ``other`` with blocks in deploy form where keys do not tell their form, and which.
+def _alike_in_both_forms(network: Any, other: Any, convertible: Sequence[str]) -> list[str]:
+    """Return blocks whose values differ and whose keys do not tell in which form they are."""
+    ours, theirs = state_of(network), state_of(other)
+    common = [key for key in ours if key in theirs and is_inside(key, convertible)]
+    changed = [key for key in common if ours[key].tobytes() != theirs[key].tobytes()]
+    if not changed:
+        return []
+    converted = convert(network, judge=as_made).converted
+    paths = [path_of(done.where) for done in converted if not done.replaced and not done.added]
+    same = [path for path in paths if not _form_differs(network, other, path)]
+    return [path for path in same if any(is_inside(key, [path]) for key in changed)]
 
-    Where both forms have the same keys, what differs between two files is what fusing one of them
-    wrote, and only the deploy form computes with it.
+
+def _read(truth: LayerTruth, other: Any, theirs: Arrays, alike: list[str]) -> tuple[Any, list[str]]:
+    """Return ``other`` with the blocks ``alike`` in deploy form, or which the first file has so.
+
+    What differs between two files is then what fusing one of them wrote, and only the deploy form
+    computes with it. The other file holds a placeholder there.
     """
-    ours, arrays = state_of(network), dict(state_of(other))
-    read = [
-        path
-        for path in convertible
-        if not _form_differs(network, other, path)
-        and any(ours[key].tobytes() != arrays[key].tobytes() for key in _keys_of(ours, path))
-    ]
-    rest = [path for path in block_paths(other) if not is_inside(path, read)]
-    skip = [path for path in rest if not any(is_inside(one, [path]) for one in read)]
-    deployed = convert(other, skip=skip).layer if read else other
-    if deployed is other or shapes_of(deployed) != shapes_of(other):
+    if not alike:
         return other, []
-    load_arrays(deployed, arrays)
-    return deployed, read
+    deployed = _deployed(other, alike)
+    if truth.compare_blocks(deployed, alike).verdict != DIFFERENT:
+        return deployed, []
+    swapped = LayerTruth(theirs, truth.model, truth.size)
+    stage = swapped.compare_blocks(_deployed(truth.layer.network, alike), alike)
+    return (deployed, []) if stage.verdict == DIFFERENT else (other, alike)
+
+
+def _deployed(network: Any, paths: list[str]) -> Any:
+    """Return a network with blocks in deploy form that have the same keys in it, and its arrays."""
+    if not paths:
+        return network
+    rest = [path for path in block_paths(network) if not is_inside(path, paths)]
+    skip = [path for path in rest if not any(is_inside(one, [path]) for one in paths)]
+    deployed = convert(network, skip=skip, judge=as_made).layer
+    load_arrays(deployed, dict(state_of(network)))
+    return deployed
 
 
 def _form_differs(network: Any, other: Any, path: str) -> bool:

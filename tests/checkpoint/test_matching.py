@@ -63,11 +63,36 @@ class TestSeveralFamilies:
         twin = replace(repvgg_records.REPVGG, name="Twin")
         known(monkeypatch, repvgg_records.REPVGG, twin)
         shapes = shapes_of(block_arrays("RepVGG"))
-        with pytest.raises(CheckpointError, match="two families") as error:
+        with pytest.raises(CheckpointError, match="several families") as error:
             find_blocks(shapes)
         assert "--family 'RepVGG' or --family 'Twin'" in str(error.value)
         (match,) = find_blocks(shapes, [twin]).blocks
         assert match.family is twin
+
+    def test_the_first_that_was_named_and_fits_is_taken(self, monkeypatch):
+        one, two = (replace(repvgg_records.REPVGG, name=name) for name in ("One", "Two"))
+        known(monkeypatch, repvgg_records.REPVGG, one, two)
+        shapes = shapes_of(block_arrays("RepVGG"))
+        for order in ([one, two], [two, one]):
+            (match,) = find_blocks(shapes, order).blocks
+            assert match.family is order[0]
+
+    def test_all_that_is_open_is_asked_at_once(self, monkeypatch):
+        twin = replace(repvgg_records.REPVGG, name="Twin")
+        third = replace(OUTER, term=OUTER.term.parts[0], name="Third")
+        known(monkeypatch, repvgg_records.REPVGG, twin, third)
+        shapes = shapes_of(block_arrays("RepVGG", prefix="a.", identity=False))
+        shapes |= shapes_of(block_arrays("RepVGG", prefix="b."))
+        shapes |= shapes_of(block_arrays("RepVGG", prefix="c."))
+        with pytest.raises(CheckpointError, match="and 2 more can be of several") as error:
+            find_blocks(shapes)
+        assert "'a': RepVGG, Third and Twin have the same" in error.value.found
+        assert "'b' and 1 more: RepVGG and Twin have the same" in error.value.found
+        assert "the first that fits is taken" in error.value.hint
+        with pytest.raises(CheckpointError, match="block 'b' can be"):
+            find_blocks(shapes, spared=lambda where: where != "b")
+        left = dict(find_blocks(shapes, spared=lambda _: True).spared)
+        assert set(left) == set("abc")
 
     def test_one_of_two_is_named_by_its_option(self, monkeypatch):
         with pytest.raises(CheckpointError, match="no family named 'repvg'") as error:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import faulty_blocks
 from tests.converter import needs_converter
-from tests.own_network import weights
+from tests.own_network import randomised, weights
 from tests.weights import cspresnet_arrays, repvgg_arrays, write
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,31 @@ class TestOwnNetwork:
         code, out, _ = run("verify", source, *arguments)
         assert code == 1
         assert "first difference: block 'body.0'" in out
+
+    @pytest.mark.parametrize(
+        ("kind", "verdict", "told"),
+        [
+            ("Broadcasts", "fused", "fused by reparam instead, and proved"),
+            ("DropsAttention", "only the weights are fused", "does not run 'se'"),
+        ],
+    )
+    def test_a_wrong_method_of_a_known_block(self, kind, verdict, told, run, tmp_path):
+        arguments = ["--model", "tests.faulty_blocks:build", "--model-arg", f"kind={kind}",
+                     "--model-arg", "attention=true"]  # fmt: skip
+        layer = randomised(faulty_blocks.build(kind, attention=True))
+        source = write(tmp_path, {key: t.numpy() for key, t in layer.state_dict().items()})
+        code, out, _ = run("fuse", source, *arguments, "--json", "--dry-run")
+        report = json.loads(out)
+        assert (code, report["verdict"]) == (0, verdict)
+        assert any(told in notice for notice in report["notices"])
+        code, out, _ = run("fuse", source, *arguments)
+        assert code == 0
+        assert f"reparam, not {kind}." in out
+        assert "0 blocks converted by their own methods, 1 by reparam" in out
+        code, out, _ = run("verify", source, *arguments, "--json")
+        report = json.loads(out)
+        assert code == (0 if verdict == "fused" else 1)
+        assert any(told in notice for notice in report["notices"])
 
     def test_options_without_effect_are_told(self, run, source, config):
         _, _, err = run("fuse", source, *OWN, "-c", config, "--epsilon", "1e-3", "--dry-run")

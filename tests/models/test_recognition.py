@@ -21,14 +21,10 @@ from tests.models.structures import (
     layout_of,
     structure_of,
     structures,
+    told_by_deploy_form,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def without_alpha(structure):
-    """A fused kernel keeps no trace of alpha."""
-    return replace(structure, use_alpha=False) if isinstance(structure, CSP) else structure
 
 
 @settings(deadline=None, max_examples=60)
@@ -37,7 +33,7 @@ def test_every_network_is_recognised_from_its_own_keys(structure, deploy):
     structure.check()
     found = recognise(layout_of(structure).shapes(deploy=deploy))
     assert found is not None
-    assert structure_of(found) == (without_alpha(structure) if deploy else structure)
+    assert structure_of(found) == (told_by_deploy_form(structure) if deploy else structure)
     assert found.form == ("deploy" if deploy else "train-time")
     assert (found.missing, found.unexpected, found.mismatched) == ((), (), ())
     assert found.blocks == tuple(block.prefix for block in layout_of(structure).blocks)
@@ -63,7 +59,7 @@ def test_every_block_and_layer_may_be_in_a_form_of_its_own(structure, data):
     beside = {key for part in parts if part.prefix not in deployed for key in part.deploy}
     assert set(found.beside) == beside & set(shapes)
     blocks = len(parts)
-    told = without_alpha(structure) if len(deployed) == blocks else structure
+    told = told_by_deploy_form(structure) if len(deployed) == blocks else structure
     assert structure_of(found) == told
     forms = {0: "train-time", blocks: "deploy"}
     assert found.form == forms.get(len(deployed), "mixed")

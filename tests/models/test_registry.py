@@ -73,11 +73,15 @@ def test_every_public_name_is_there():
         _ = models.ResNet
 
 
-def test_both_families_and_their_variants_are_listed():
+def test_every_family_and_its_variants_are_listed():
     sizes = ["a0", "a1", "a2", "b0", "b1", "b1g2", "b1g4", "b2", "b2g2", "b2g4"]
     repvggs = [f"repvgg_{size}" for size in (*sizes, "b3", "b3g2", "b3g4", "d2se")]
     cspresnets = [f"cspresnet_{size}" for size in "lmstx"]
-    assert list_models() == ["cspresnet", *cspresnets, "repvgg", *repvggs]
+    mobileones = [f"mobileone_s{number}" for number in range(5)]
+    lcnets = [f"pplcnetv2_{size}" for size in ("base", "large", "small")]
+    lcnets += ["pplcnetv3", "pplcnetv3_det", "pplcnetv3_rec"]
+    expected = ["cspresnet", *cspresnets, "mobileone", *mobileones, "pplcnetv2", *lcnets]
+    assert list_models() == [*expected, "repvgg", *repvggs]
     assert architectures.list_models() == list_models()
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reparam.checkpoint import fuse_arrays
 from reparam.conv import evaluate, fuse
 from reparam.errors import NotFusibleError, UnsupportedModelError
 from reparam.models import RepVGGBlock, training
@@ -43,6 +44,33 @@ def test_the_fused_convolution_is_the_block(kind, data):
     deploy = block.deploy_name
     assert sorted(arrays_of(block)) == [f"{deploy}.bias", f"{deploy}.weight"]
     assert block.deployed
+
+
+FAMILIES = {
+    "repvgg": "RepVGG",
+    "acb": "ACNet",
+    "dbb": "DiverseBranchBlock",
+    "large-kernel": "RepLKNet",
+    "dilated": "DilatedReparamBlock",
+    "qarepvgg1": "QARepVGG V1",
+    "qarepvgg2": "QARepVGG",
+    "rep-mixer": "RepMixer",
+}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_bare_checkpoint_of_it_fuses_to_the_same_bits(kind):
+    """Two descriptions of one block, by its Layer and by a record of names, made apart."""
+    block = build(kind, 6, 6, {**THREE, "kernel_size": 5}).to(dtype="float32")
+    arrays = {f"net.{key}": array for key, array in arrays_of(block).items()}
+    choice = {"families": ["QARepVGG"]} if kind == "qarepvgg2" else {}  # the identity has no name
+    fused, report = fuse_arrays(arrays, epsilon=EPSILON, **choice)
+    assert [done.family for done in report.fused] == [FAMILIES[kind]]
+    block.convert_to_deploy()
+    expected = {f"net.{key}": array for key, array in arrays_of(block).items()}
+    assert fused.keys() == expected.keys()
+    for key, array in expected.items():
+        np.testing.assert_array_equal(fused[key], array)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,23 @@ records and knows no family by name.
 
 from __future__ import annotations
 
-from reparam.checkpoint.families import lcnet, mobileone, repvgg
+from reparam.checkpoint.families import (
+    acnet,
+    dbb,
+    ecb,
+    fastvit,
+    ghost,
+    implicit,
+    large_kernels,
+    lcnet,
+    mobileone,
+    orepa,
+    qarepvgg,
+    repnext,
+    repvgg,
+    repvit,
+    yolo,
+)
 from reparam.checkpoint.families.family import Choice, Epsilon, Family
 from reparam.checkpoint.families.terms import ODD, Chain, Kernel, Norm
 
@@ -14,8 +30,20 @@ __all__ = ["CONV_BN", "FAMILIES", "Choice", "Epsilon", "Family"]
 
 FAMILIES: tuple[Family, ...] = (
     *repvgg.FAMILIES,
+    *yolo.FAMILIES,
+    *qarepvgg.FAMILIES,
     *mobileone.FAMILIES,
+    *fastvit.FAMILIES,
+    *ghost.FAMILIES,
     *lcnet.FAMILIES,
+    *dbb.FAMILIES,
+    *acnet.FAMILIES,
+    *large_kernels.FAMILIES,
+    *repvit.FAMILIES,
+    *implicit.FAMILIES,
+    *ecb.FAMILIES,
+    *orepa.FAMILIES,
+    *repnext.FAMILIES,
 )
 
 CONV_BN = Family(

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from reparam.checkpoint.families.terms import PADDLE, Scale, Term, leaves
+from reparam.checkpoint.families.terms import (
+    PADDLE,
+    Scale,
+    Term,
+    leaves,
+    required_leaves,
+    sure_keys,
+)
+
+_COUNTED = re.compile(r"\{(?!n\})")  # names that stand once for each of several numbers
 
 
 class Choice(NamedTuple):
@@ -48,7 +59,7 @@ class Epsilon:
 NO_NORM = Epsilon.of(0.0, "the family has no BatchNorm")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """One kind of block, or one linear region of a block that has several.
 
@@ -69,6 +80,10 @@ class Family:
         same_groups: every convolution has the group count of the block; tells it where a
             convolution follows another.
         leftovers: names, under the block, that files hold unused beside the branches.
+        within: last word of the block's own name, where the names under it do not tell enough.
+        beside: names, under the block, that stand there too in every block of the family.
+        on_request: only where the user names the family.
+        dense: of one group alone.
     """
 
     name: str
@@ -82,10 +97,29 @@ class Family:
     remark: str = ""
     same_groups: bool = True
     leftovers: tuple[str, ...] = field(default=())
+    within: str = ""
+    beside: tuple[str, ...] = ()
+    on_request: bool = False
+    dense: bool = False
+
+    def stands_at(self, prefix: str, names: Collection[str]) -> bool:
+        """Return whether a block can be of this family by its own name and what is beside it."""
+        named = not self.within or f".{prefix}".endswith(f".{self.within}.")
+        return named and all(name in names for name in self.beside)
 
     @property
     def distinctive(self) -> bool:
         return bool(self.anchors)
+
+    @cached_property
+    def needed(self) -> frozenset[str]:
+        """Names that every block of the family has, in either spelling; ``{n}`` as it is."""
+        return frozenset(
+            key
+            for leaf in required_leaves(self.term)
+            for key in sure_keys(leaf)
+            if not _COUNTED.search(key)
+        )
 
     @cached_property
     def scalars(self) -> tuple[Scale, ...]:

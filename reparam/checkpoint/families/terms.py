@@ -2,7 +2,8 @@
 
 A family is a tree of these terms. Names are relative to the block; ``{i}`` in a name counts, any
 other name in braces is a number that the name tells (``dil_conv_k{k}_{r}``). The same terms with
-full names, every ``Each`` and ``Maybe`` resolved, are what a block in a checkpoint is matched to.
+full names, every ``Each``, ``Either`` and ``Maybe`` resolved, are what a block in a checkpoint is
+matched to.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ PADDLE, TORCH = "paddle", "torch"  # the spellings of a BatchNorm's statistics
 STATISTICS = {PADDLE: ("_mean", "_variance"), TORCH: ("running_mean", "running_var")}
 COUNTER = "num_batches_tracked"  # what PyTorch saves besides; no part of the function
 
-WIDE, POINT, ODD, SMALLER = "wide", "point", "odd", "smaller"
+WIDE, POINT, ODD, SAME, SMALLER = "wide", "point", "odd", "same", "smaller"
 COLUMN, ROW = "column", "row"
 NEVER, MAYBE, ALWAYS = "never", "maybe", "always"
 
@@ -27,11 +28,16 @@ class Kernel:
     Args:
         name: where it is; its arrays are ``name.weight`` and ``name.bias``.
         size: of its window: ``wide`` (odd and larger than one tap; all of a block are equal),
-            ``point`` (one tap), ``odd``, ``smaller`` (odd, at most the first of the block),
-            ``column`` (K, 1) and ``row`` (1, K) of the first of the block (K, K), or numbers.
+            ``point`` (one tap), ``odd``, ``same`` (as the first of the block), ``smaller`` (odd,
+            at most the first), ``column`` (K, 1) and ``row`` (1, K) of the first (K, K), or
+            numbers.
         bias: whether it has one: ``maybe``, ``always`` or ``never``.
         dilation: a number, or the name in braces that tells it.
         depthwise: one group for each input channel; else as many groups as the block has.
+        dense, grouped: one group; more than one.
+        expands: a depthwise one that makes several channels of each.
+        planes: stored without the axis of the inputs: one window for each channel that comes
+            in, (C, KH, KW), or one for all of them, (KH, KW).
         weight_key, bias_key: in place of the names above.
         linear: a fully connected layer, a weight of two axes: (O, I) in PyTorch's spelling and
             (I, O) in Paddle's.
@@ -42,6 +48,10 @@ class Kernel:
     bias: str = MAYBE
     dilation: int | str = 1
     depthwise: bool = False
+    dense: bool = False
+    grouped: bool = False
+    expands: bool = False
+    planes: bool = False
     weight_key: str = ""
     bias_key: str = ""
     label: str = ""
@@ -107,10 +117,17 @@ class Input:
 
 @dataclass(frozen=True)
 class Mean:
-    """Average pooling with stride 1 in which padding counts, its window that of a stored kernel."""
+    """Average pooling with stride 1, its window that of a stored kernel.
+
+    Args:
+        like: key of that kernel.
+        exclusive: the spelling of the projects whose pooling leaves padding out of the mean, so
+            that it is a convolution only where nothing is padded; empty where padding counts.
+    """
 
     like: str
     label: str = "average"
+    exclusive: str = ""
 
 
 @dataclass(frozen=True, init=False)
@@ -152,6 +169,20 @@ class Maybe:
         return label_of(self.term)
 
 
+@dataclass(frozen=True, init=False)
+class Either:
+    """The first of several parts of which any array is there; the first of all if none is."""
+
+    terms: tuple[Term, ...]
+
+    def __init__(self, *terms: Term) -> None:
+        object.__setattr__(self, "terms", terms)
+
+    @property
+    def label(self) -> str:
+        return label_of(self.terms[0])
+
+
 @dataclass(frozen=True)
 class Each:
     """One branch for each number, or numbers, that the names hold in place of those in braces.
@@ -168,7 +199,7 @@ class Each:
         return label_of(self.term)
 
 
-Term: TypeAlias = "Kernel | Norm | Scale | Input | Mean | Chain | Sum | Maybe | Each"
+Term: TypeAlias = "Kernel | Norm | Scale | Input | Mean | Chain | Sum | Maybe | Either | Each"
 Leaf: TypeAlias = "Kernel | Norm | Scale | Input | Mean"
 
 
@@ -188,19 +219,38 @@ def conv_norm(
     norm: str = "bn",
     dilation: int | str = 1,
     bias: str = MAYBE,
+    depthwise: bool = False,
+    dense: bool = False,
+    grouped: bool = False,
 ) -> Chain:
     """Return the term of a convolution and the BatchNorm after it, both under ``name``."""
     return Chain(
-        Kernel(f"{name}.{conv}", size, dilation=dilation, bias=bias),
+        Kernel(
+            f"{name}.{conv}",
+            size,
+            bias=bias,
+            dilation=dilation,
+            depthwise=depthwise,
+            dense=dense,
+            grouped=grouped,
+        ),
         Norm(f"{name}.{norm}"),
         label=name,
     )
+
+
+def array(key: str, size: str | tuple[int, ...] = WIDE, *, planes: bool = False) -> Kernel:
+    """Return the term of a convolution without bias whose weight is stored at ``key`` itself."""
+    return Kernel(key, size, bias=NEVER, weight_key=key, planes=planes)
 
 
 def leaves(term: Term) -> Iterator[Leaf]:
     """Yield the operators of a term, in the order in which they are written."""
     if isinstance(term, Chain | Sum):
         for part in term.parts if isinstance(term, Chain) else term.branches:
+            yield from leaves(part)
+    elif isinstance(term, Either):
+        for part in term.terms:
             yield from leaves(part)
     elif isinstance(term, Maybe | Each):
         yield from leaves(term.term)
@@ -216,8 +266,22 @@ def required_leaves(term: Term) -> Iterator[Leaf]:
     elif isinstance(term, Each):
         if term.least:
             yield from required_leaves(term.term)
-    elif not isinstance(term, Maybe):
+    elif not isinstance(term, Maybe | Either):
         yield term
+
+
+def sure_keys(leaf: Leaf) -> Iterator[str]:
+    """Yield the names that are there in every spelling wherever the operator is."""
+    if isinstance(leaf, Kernel):
+        yield leaf.weight
+        if leaf.bias == ALWAYS:
+            yield leaf.shift
+    elif isinstance(leaf, Norm) and leaf.affine == ALWAYS:
+        stem = f"{leaf.name}." if leaf.name else ""
+        yield f"{stem}weight"
+        yield f"{stem}bias"
+    elif isinstance(leaf, Scale):
+        yield from (key for key in (leaf.factor, leaf.shift) if key)
 
 
 def labels_of(term: Term) -> tuple[str, ...]:

@@ -5,7 +5,10 @@ Knows NumPy alone, so that it runs in the environment of any original implementa
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,8 +49,9 @@ def _random(
 
 
 def random_input(channels: int, seed: int, size: tuple[int, int] = (7, 9)) -> np.ndarray:
-    """Return a float64 input (2, channels, H, W), standard normal."""
-    return np.random.default_rng(seed + 1).normal(size=(2, channels, *size))
+    """Return a float64 input (1, channels, H, W), standard normal, that float32 holds exactly."""
+    values = np.random.default_rng(seed + 1).normal(size=(1, channels, *size))
+    return values.astype(np.float32).astype(np.float64)
 
 
 def save(
@@ -68,3 +72,15 @@ def save(
     entries = {f"state/{prefix}{key}": value for key, value in state.items()}
     about_text = np.array(json.dumps(about))
     np.savez_compressed(HERE / f"{slug}.npz", about=about_text, x=x, y=y, **entries)
+
+
+def without_init(package: str, *subpackages: str) -> None:
+    """Make modules of ``package`` importable without running what the package itself imports."""
+    found = importlib.util.find_spec(package)
+    assert found is not None
+    assert found.origin is not None
+    root = Path(found.origin).parent
+    for name in (package, *(f"{package}.{one}" for one in subpackages)):
+        module = types.ModuleType(name)
+        module.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
+        sys.modules[name] = module

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from paddle.nn import functional as F
 
 from reparam.checkpoint import fuse_arrays
 from reparam.checkpoint.blocks import BlockMatch, block_tree
+from reparam.checkpoint.families.terms import MAYBE, STATISTICS, Each, Kernel, Maybe, Term
 from reparam.checkpoint.plan import plan_of
+from reparam.checkpoint.resolving import possible_keys
 from reparam.checkpoint.rows import as_convolution
+from reparam.errors import CheckpointError
 from tests.checkpoint.families.harness import bound_of
 
 HERE = Path(__file__).parent
@@ -140,3 +144,66 @@ def test_what_is_no_branch_goes_over_and_fusing_again_changes_nothing(name: str)
     assert not report.fused
     assert list(again) == list(fused)
     assert all(again[key] is fused[key] for key in fused)
+    match = case.match()
+    if match.family.distinctive or any(size > 1 for size in match.geometry.kernel):
+        assert match.prefix.rstrip(".") in report.already
+
+
+def alone(term: Term) -> Iterator[str]:
+    """Yield the last words of keys that a block may lack while it has all others."""
+    if isinstance(term, Maybe):
+        keys = list(possible_keys(term))
+        if len(keys) == 1:
+            yield keys[0]
+    for part in getattr(term, "parts", getattr(term, "branches", ())):
+        yield from alone(part)
+    if isinstance(term, Maybe | Each):
+        yield from alone(term.term)
+    if isinstance(term, Kernel) and term.bias == MAYBE:
+        yield term.shift
+
+
+def damaged(name: str) -> Iterator[tuple[str, Golden]]:
+    """Yield the case without each of its keys, and with each of another shape."""
+    case, match = golden(name), golden(name).match()
+    optional = tuple(key.split("}")[-1] for key in alone(match.family.term))
+    for key in match.branch_keys:
+        if key in match.counters:
+            continue
+        value = case.state[key]
+        larger = np.concatenate([value, value[:1]])
+        yield f"{key} {larger.shape}", replace(case, state={**case.state, key: larger})
+        if not key.endswith(optional):
+            left = {other: array for other, array in case.state.items() if other != key}
+            yield f"no {key}", replace(case, state=left)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_damaged_block_is_refused_or_left(name: str) -> None:
+    where = golden(name).match().where
+    for what, case in damaged(name):
+        try:
+            _, report = fuse_arrays(case.state, **case.options)
+        except CheckpointError:
+            continue
+        assert where not in [one.where for one in report.fused], what
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_other_spelling_of_statistics_is_the_same_block(name: str) -> None:
+    case = golden(name)
+    other = {respelled(key): value for key, value in case.state.items()}
+    options = {**case.options, "epsilon": case.epsilon}
+    fused, _ = fuse_arrays(case.state, **options)
+    again, _ = fuse_arrays(other, **options)
+    assert {respelled(key) for key in fused} == set(again)
+    for key, value in fused.items():
+        np.testing.assert_array_equal(again[respelled(key)], value)
+
+
+def respelled(key: str) -> str:
+    for pair in zip(STATISTICS["paddle"], STATISTICS["torch"], strict=True):
+        for old, new in (pair, pair[::-1]):
+            if key.endswith(f".{old}"):
+                return key.removesuffix(old) + new
+    return key

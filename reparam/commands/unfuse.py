@@ -1,0 +1,210 @@
+"""``reparam unfuse``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from reparam.checkpoint.families.terms import PADDLE, TORCH
+from reparam.checkpoint.files import PDPARAMS, SAFETENSORS
+from reparam.checkpoint.unfuse_pipeline import Unfusion, unfuse
+from reparam.commands.common import (
+    epsilon_option,
+    family_option,
+    force_option,
+    json_option,
+    prefix_option,
+    print_json,
+    progress,
+    stdout,
+    table,
+    the_checkpoint,
+)
+
+if TYPE_CHECKING:
+    from reparam.checkpoint.unfuse_report import UnfusionReport
+    from reparam.commands.grid import Grid
+
+_LISTED = 8  # blocks in the table; what is printed does not grow with the network
+
+
+@click.command(
+    epilog="""\b
+Example:
+  reparam unfuse repvgg.deploy.pdparams
+  reparam unfuse ppyoloe_s.deploy.pdparams --like ppyoloe_s_fresh.pdparams
+  reparam unfuse ppyoloe_s.deploy.pdparams --family RepVggBlock --with alpha
+  reparam unfuse mine.deploy.pdparams --family RepVGG --without 'stage*.0:rbr_identity' \\
+    --with 'stage*:rbr_identity'"""
+)
+@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Default: x.deploy.pdparams gives x.train.pdparams.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice([PDPARAMS, SAFETENSORS]),
+    help="Default: what the output's ending says.",
+)
+@click.option(
+    "--like",
+    type=click.Path(path_type=Path),
+    help="A checkpoint of the train-time network with any weights, even fresh ones: its names and "
+    "shapes decide what every block becomes.",
+)
+@family_option
+@epsilon_option
+@click.option(
+    "--with",
+    "have",
+    multiple=True,
+    metavar="PART|BLOCK:PART",
+    help="Blocks have this optional part, such as rbr_identity or alpha; all of them, or those "
+    "named, with * for any part of a name. Repeatable.",
+)
+@click.option(
+    "--without",
+    "lack",
+    multiple=True,
+    metavar="PART|BLOCK:PART",
+    help="Blocks lack it. What names a block comes before what names none.",
+)
+@click.option(
+    "--branches",
+    type=click.IntRange(min=1, max=64),
+    help="How many branches a block has, in a family that counts them, such as MobileOne.",
+)
+@click.option(
+    "--spelling",
+    type=click.Choice([PADDLE, TORCH]),
+    help="Of the statistics of a BatchNorm (_mean or running_mean), if nothing else tells.",
+)
+@click.option(
+    "--skip",
+    multiple=True,
+    metavar="BLOCK",
+    help="Leave this block as it is; * stands for any part of a name. Repeatable.",
+)
+@prefix_option
+@click.option("--dry-run", is_flag=True, help="Report, but write nothing.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit 1 if there is nothing to unfuse, something was left, or names differ from --like.",
+)
+@force_option
+@json_option
+def command(
+    checkpoint: Path | None,
+    output: Path | None,
+    kind: str | None,
+    like: Path | None,
+    families: tuple[str, ...],
+    epsilon: float | None,
+    have: tuple[str, ...],
+    lack: tuple[str, ...],
+    branches: int | None,
+    spelling: str | None,
+    skip: tuple[str, ...],
+    prefix: str | None,
+    dry_run: bool,
+    strict: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Bring the blocks of a deploy CHECKPOINT back to train-time form, to load or train further.
+
+    Equivalent in function, not the original weights: a fusion cannot be undone. The wide kernel
+    of each block holds all of it, other branches are zero, BatchNorms change nothing. Every block
+    is fused again and compared before anything is written. Needs no model code and no paddle.
+    """
+    path = the_checkpoint(checkpoint)
+    with progress(f"unfusing {path}"):
+        result = unfuse(
+            path,
+            output,
+            like=like,
+            epsilon=epsilon,
+            families=families,
+            have=have,
+            lack=lack,
+            branches=branches,
+            spelling=spelling,
+            skip=skip,
+            format=kind,
+            prefix=prefix,
+            strict=strict,
+            force=force,
+            dry_run=dry_run,
+        )
+    if as_json:
+        fields = {
+            "source": result.source,
+            "source_sha256": result.source_sha256,
+            "output": result.output,
+            "sha256": result.sha256,
+            "original": result.original,
+            **result.report.to_json(),
+        }
+        print_json("unfuse", _verdict(result.report), fields)
+    else:
+        _print(result)
+
+
+def _verdict(report: UnfusionReport) -> str:
+    if report.unfused or report.unfolded:
+        return "unfused"
+    return "already train-time" if report.already else "nothing to unfuse"
+
+
+def _print(result: Unfusion) -> None:
+    console, report = stdout(), result.report
+    console.print(f"{result.source}: {report.architecture or 'unknown architecture'}")
+    if report.unfused:
+        console.print(_blocks(report))
+        if len(report.unfused) > _LISTED:
+            more = len(report.unfused) - _LISTED
+            console.print(f"... and {more} more; --json lists every block")
+        same = sum(block.same for block in report.unfused)
+        console.print(f"{len(report.unfused)} blocks unfused, {same} of them to the last bit: "
+                      f"fusing gives the same weights; {report.carried} other arrays carried "
+                      "over")  # fmt: skip
+    if report.unfolded:
+        console.print(f"{len(report.unfolded)} convolutions outside blocks have a BatchNorm again")
+    if not report.unfused and not report.unfolded:
+        console.print(_verdict(report))
+    for value, source in dict.fromkeys((e.value, e.source) for e in report.epsilons):
+        console.print(f"epsilon {value:g} ({source})")
+    if report.worst is not None:
+        console.print(f"worst block '{report.worst.where}': {report.worst.certificate}")
+    _print_remarks(report)
+    where = f"wrote {result.output}" if result.output else "dry run: nothing was written"
+    console.print(where)
+
+
+def _blocks(report: UnfusionReport) -> Grid:
+    grid = table("block", "family", "branches", "holds all of it")
+    for block in report.unfused[:_LISTED]:
+        prefix = f"{block.where}."
+        carrier = block.carrier.removeprefix(prefix).removesuffix(".weight")
+        grid.add_row(block.where, block.family, " + ".join(block.branches), carrier)
+    return grid
+
+
+def _print_remarks(report: UnfusionReport) -> None:
+    console = stdout()
+    if report.already and report.unfused:
+        more = f" and {len(report.already) - _LISTED} more" if len(report.already) > _LISTED else ""
+        console.print(f"in train-time form already: {', '.join(report.already[:_LISTED])}{more}")
+    for left in report.left[:_LISTED]:
+        console.print(f"left alone: {left.where}: {left.reason}")
+    if len(report.left) > _LISTED:
+        console.print(f"... and {len(report.left) - _LISTED} more left alone; --json lists them")
+    for notice in report.notices:
+        console.print(f"note: {notice}")
