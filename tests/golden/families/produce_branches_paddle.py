@@ -31,7 +31,7 @@ def paddleslim() -> None:
         block = ACBlock(4, 4, kernel, stride, groups, kernel // 2)
         about = {"family": "ACBlock", "layer": "ACBlock"}
         record(f"slim_acb_k{kernel}", block, 4, seed, **geometry, **about)
-    block = DiverseBranchBlock(4, 4, 3)
+    block = DiverseBranchBlock(4, 4, 3, padding=1)
     about = {"family": "DiverseBranchBlock", "layer": "DiverseBranchBlock", "source": SLIM}
     record("slim_dbb", block, 4, 3, **about)
 
