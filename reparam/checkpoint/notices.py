@@ -87,10 +87,11 @@ def _factor_notices(plan: Plan, arrays: Arrays) -> list[str]:
     ]
     if not zero:
         return []
-    return [
-        f"exactly 0, so the branch it multiplies is gone: {listing(tuple(zero))}. PaddleDetection "
-        "takes 0 for 'no factor' there and would add the branch with factor 1"
-    ]
+    said = f"exactly 0, so what it multiplies is gone: {listing(tuple(zero))}"
+    if any(key.rpartition(".")[2] == "alpha" for key in zero):
+        said += (". PaddleDetection takes an alpha of 0 for 'no factor' and would add the branch "
+                 "with factor 1")  # fmt: skip
+    return [said]
 
 
 def _fresh(match: BlockMatch, arrays: Arrays) -> bool:
