@@ -91,7 +91,8 @@ def expand(
 
     Args:
         model: a paddle Layer.
-        block: "acb", "dbb", "dilated", "large_kernel", "qarepvgg", "rep_mixer" or "repvgg".
+        block: "acb", "dbb", "dilated", "large_kernel", "learnable_rep", "mobileone", "qarepvgg",
+            "rep_mixer" or "repvgg".
         where: a pattern or patterns of paths (``"features.*"``; a path of a Layer means all in
             it), or a predicate of path and Conv2D. None: every one with a kernel larger than 1x1.
         data: a batch, or an iterable of batches: each is what the network is called with, an

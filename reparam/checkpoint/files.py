@@ -16,7 +16,7 @@ from reparam.checkpoint.opening import TORCH_ENDINGS, mapped
 from reparam.checkpoint.pickle_reader import read_pickle
 from reparam.checkpoint.pickle_writer import write_pickle
 from reparam.checkpoint.roles import QUANTISED
-from reparam.checkpoint.safetensors_files import read_safetensors
+from reparam.checkpoint.safetensors_files import is_safetensors, read_safetensors
 from reparam.checkpoint.safetensors_writer import write_safetensors
 from reparam.checkpoint.selection import find_weights
 from reparam.checkpoint.siblings import averaging_notices
@@ -202,26 +202,26 @@ def _without_uint16(
 def _load(path: Path, prefix: str | None) -> Checkpoint:
     pages = mapped(path)
     buffer = memoryview(pages)
-    _refuse_other_formats(path, bytes(buffer[:512]))
+    _refuse_other_formats(path, buffer)
     kind, notices = PDPARAMS, []
     metadata: dict[str, str] = {}
     sums: list[CheckSum] = []
-    if is_torch(buffer):
+    if is_safetensors(buffer):
+        kind = SAFETENSORS
+        everything, metadata = read_safetensors(path, buffer)
+        found = find_weights(everything, prefix)
+        arrays = found.arrays
+    elif is_torch(buffer):
         kind = TORCH
         value, sums = read_archive(buffer) if buffer[:4] == ZIP else (read_legacy(buffer), [])
         found = find_weights(value, prefix, len(buffer))
         arrays = found.arrays
-    elif buffer[0] == 0x80:
+    else:
         found = find_weights(read_pickle(buffer), prefix, len(buffer))
         notices = averaging_notices(path, found.names, prefix)
         arrays, count = from_uint16(found.arrays)
         if count:
             notices.append(f"{count} arrays of uint16 are bfloat16, which Paddle stores so")
-    else:
-        kind = SAFETENSORS
-        everything, metadata = read_safetensors(path, buffer)
-        found = find_weights(everything, prefix)
-        arrays = found.arrays
     _refuse_multiplied(arrays, len(buffer))
     layout = replace(found.layout, notices=(*found.layout.notices, *notices))
     hashed = FileHash(path, sums)
@@ -263,7 +263,8 @@ def _refuse_quantised(path: Path) -> None:
     )
 
 
-def _refuse_other_formats(path: Path, head: bytes) -> None:
+def _refuse_other_formats(path: Path, buffer: memoryview) -> None:
+    head = bytes(buffer[:512])
     for magic, description in _OTHER_FORMATS.items():
         if head.startswith(magic):
             raise CheckpointError(f"'{path}' is not a checkpoint", found=description)
@@ -274,7 +275,7 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
             hint="unpack it and name the checkpoint in it; an old one is read by torch.load and "
             "written anew by torch.save",
         )
-    if head[0] != 0x80 and head[8:9] != b"{" and not head.startswith(ZIP):
+    if not (head[0] == 0x80 or head.startswith(ZIP) or is_safetensors(buffer)):
         raise CheckpointError(
             f"'{path}' is not a checkpoint",
             found=f"a file that begins with {head[:8]!r}",

@@ -174,7 +174,8 @@ def write_with_manifest(
 def _reported(fusing: Fusing, checkpoint: Checkpoint, kind: str) -> FusionReport:
     report = fusing.report()
     notices = (*checkpoint.layout.notices, *report.notices)
-    if kind == PDPARAMS and checkpoint.format == TORCH:
+    torch = any(key.endswith(".running_mean") for key in checkpoint.arrays)
+    if kind == PDPARAMS and (torch or checkpoint.format == TORCH):
         notices += (_NAMES_OF_TORCH,)
     return replace(report, notices=notices)
 

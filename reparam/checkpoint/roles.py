@@ -66,6 +66,17 @@ def deployed_of(names: tuple[str, ...]) -> str | None:
     return None
 
 
+def averaged_in(node: Mapping[Any, Any]) -> str | None:
+    """Return which part holds the average although its name does not say so, None if none does.
+
+    MMEngine exchanges the two before it saves: ``ema_state_dict`` holds the weights in training.
+    Source: ``EMAHook.before_save_checkpoint`` of mmengine 0.10.
+    """
+    names = ("state_dict", "ema_state_dict")
+    exchanged = "message_hub" in node and all(isinstance(node.get(n), dict) for n in names)
+    return names[0] if exchanged else None
+
+
 def is_optimizer_state(node: Mapping[Any, Any]) -> bool:
     """Return whether a dict is what an optimizer saves: accumulators, or a scheduler's state."""
     if "LR_Scheduler" in node or "master_weights" in node or "param_groups" in node:

@@ -14,11 +14,22 @@ from reparam.errors import CheckpointError
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
+_LONGEST_HEADER = 100_000_000  # of the format
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?",
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
 }  # fmt: skip
+
+
+def is_safetensors(buffer: memoryview) -> bool:
+    """Return whether a file begins with a JSON object and a length that one can have.
+
+    The length comes first and may be any eight bytes, those of a pickle or a zip file among them;
+    of these it would be far over the limit.
+    """
+    length = int.from_bytes(buffer[:8], "little")
+    return bytes(buffer[8:9]) == b"{" and length <= _LONGEST_HEADER
 
 
 def read_safetensors(path: Path, buffer: memoryview) -> tuple[Arrays, dict[str, str]]:

@@ -21,7 +21,10 @@ from typing import Any
 from reparam.checkpoint.layouts import Layout, notices_of, quoted
 from reparam.checkpoint.prefixes import DEEPEST, Arrays, under, unwrapped
 from reparam.checkpoint.roles import (
+    AVERAGED,
     QUANTISED,
+    WEIGHTS,
+    averaged_in,
     deployed_of,
     is_optimizer_state,
     is_quantised,
@@ -92,7 +95,7 @@ def _select(value: dict[Any, Any], wanted: str | None) -> tuple[Selected, dict[s
     holders = _Holders()
     node, layout, depth = value, Layout(wanted=wanted), 0
     while parts := holders.parts(node):
-        name = _named(parts, rest) or _chosen(tuple(parts), layout.part)
+        name = _named(parts, rest) or averaged_in(node) or _chosen(tuple(parts), layout.part)
         layout = _entered(layout, node, name, tuple(parts))
         node, depth = parts[name], depth + 1
         if depth > DEEPEST:
@@ -185,9 +188,12 @@ def _entered(layout: Layout, node: Mapping[Any, Any], name: str, names: tuple[st
     """Note that the part ``name`` of ``node`` is used, and what is left out beside it."""
     others = tuple(str(key) for key in node if key not in (name, NAME_TABLE, SLICE_TABLE))
     path = f"{layout.part}." if layout.part else ""
+    kind = kind_within(name, layout.kind)
+    if averaged_in(node) is not None:
+        kind = AVERAGED if name == averaged_in(node) else WEIGHTS
     return replace(
         layout,
-        kind=kind_within(name, layout.kind),
+        kind=kind,
         part=path + name,
         left_out=layout.left_out + tuple(path + other for other in others),
         choices=layout.choices + tuple(path + other for other in names if other != name),

@@ -134,7 +134,7 @@ def _place(buffer: memoryview, info: zipfile.ZipInfo) -> CheckSum:
             hint="unpack it; if that gives a folder with data.pkl, pack that with zip -0 -r",
         )
     start = info.header_offset
-    if start + _HEADER.size > len(buffer):
+    if not 0 <= start <= len(buffer) - _HEADER.size:
         raise _damaged(f"'{name}' would begin at byte {start:,} of {len(buffer):,}")
     signature, name_length, extra_length = _HEADER.unpack_from(buffer, start)
     if signature != ZIP:

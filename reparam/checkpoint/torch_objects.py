@@ -139,7 +139,8 @@ def _part(raw: memoryview, view: Any, width: int) -> memoryview:
 
 def _dtype(code: str, big_endian: bool) -> np.dtype[Any]:
     if code != BFLOAT16:
-        return np.dtype(code).newbyteorder(">" if big_endian else "<")
+        ordered: np.dtype[Any] = np.dtype(code).newbyteorder(">" if big_endian else "<")
+        return ordered
     if big_endian:
         raise CheckpointError("bfloat16 in the byte order of another machine cannot be read")
     return bfloat16()
@@ -197,7 +198,8 @@ def _tensor(
         raise ValueError("a tensor of an impossible shape")
     width = dtype.itemsize
     strides = tuple(step * width if n > 1 else 0 for n, step in zip(size, stride, strict=True))
-    return np.ndarray(size, dtype, storage.raw, offset * width, strides)
+    array: np.ndarray[Any, Any] = np.ndarray(size, dtype, storage.raw, offset * width, strides)
+    return array
 
 
 def _counts(*values: Any) -> bool:

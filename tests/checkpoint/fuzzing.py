@@ -9,6 +9,7 @@ the reproducer of whatever went wrong. File number i of a seed is the same in ev
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -20,7 +21,7 @@ import signal
 import struct
 import sys
 from collections import Counter, OrderedDict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -29,8 +30,23 @@ from reparam.checkpoint import load_checkpoint, save_checkpoint
 from reparam.checkpoint.blocks import find_blocks
 from reparam.checkpoint.pickle_writer import write_pickle
 from reparam.errors import ReparamError
+from tests.checkpoint.torch_files import (
+    FORMS,
+    Name,
+    every_dtype,
+    legacy,
+    rebuilt,
+    storage,
+    tensor,
+    tensors,
+    typed,
+    view,
+    without_sums,
+    zipped,
+)
 
 ROOM = 256 << 20  # bytes of address space that the files, of a few kB each, may cost
+TOUCHED = 1 << 20  # bytes of an array that is read whole
 SECONDS = 5  # that one file may take
 INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**40,
                2**63 - 1, 2**63, 2**64 - 1)  # fmt: skip
@@ -78,11 +94,32 @@ def values() -> list[object]:
     ]
 
 
+def values_of_torch() -> list[object]:
+    """What trainers save with torch.save."""
+    held = storage(np.arange(60, dtype=np.float32))
+    views = {"a": view(held, 3, (4, 3), (1, 4)), "b": view(held, 0, (2, 5, 3), (0, 9, 2)),
+             "c": view(held, 59, (), ()), "d": view(held, 0, (0, 2), (2, 1))}  # fmt: skip
+    state = OrderedDict(tensors({f"module.{key}": array for key, array in block(7).items()}))
+    state._metadata = OrderedDict({"": {"version": 2}})
+    args = argparse.Namespace(out=PurePosixPath("a"), kinds={1, 2}, dtype=Name("torch", "float16"))
+    optimizer = {"state": {0: {"exp_avg": tensor(np.ones(3))}}, "param_groups": [{"lr": 0.1}]}
+    return [
+        state,
+        {"state_dict": tensors(block(8)), "state_dict_ema": tensors(block(9)), "args": args,
+         "optimizer": optimizer, "rng_state": tensor(np.zeros(9, np.uint8)), "epoch": 3},
+        {**views, **tensors(every_dtype())},
+        {"p": rebuilt("_rebuild_parameter", views["a"], True, OrderedDict()),
+         "u": typed(np.ones(3, np.uint16), "uint16")},
+        optimizer,
+    ]  # fmt: skip
+
+
 def attacks() -> list[bytes]:
     """Files that run something when they are unpickled; parts of them get into the mutants."""
     calls = [Call(os.system, "touch PWNED"), Call(exec, "open('PWNED', 'w')"),
              Call(open, "PWNED", "w"), Call(__import__, "antigravity")]  # fmt: skip
-    return [pickle.dumps({"w": call}, protocol=p) for call in calls for p in (2, 4)]
+    found = [pickle.dumps({"w": call}, protocol=p) for call in calls for p in (2, 4)]
+    return found + [form({"w": call}) for call in calls for form in FORMS.values()]
 
 
 def seeds(folder: Path) -> list[bytes]:
@@ -96,6 +133,10 @@ def seeds(folder: Path) -> list[bytes]:
         save_checkpoint(path, arrays, metadata={"format": "pd"})
         found.append(path.read_bytes())
         path.unlink()
+    for value in values_of_torch():
+        for protocol in (2, 4):
+            found += [legacy(value, protocol=protocol), zipped(value, protocol=protocol)]
+            found.append(without_sums(found[-1]))
     return found
 
 
@@ -147,6 +188,7 @@ class Mutator:
     def __init__(self, folder: Path, seed: int) -> None:
         self.seed = seed
         self.files = seeds(folder)
+        self.of_torch = values_of_torch()
         self.donors = self.files + attacks()
         self.opcodes = [self._opcodes(data) for data in self.files]
         self.changes = (self._flip, self._set, self._cut, self._splice, self._opcode,
@@ -156,6 +198,8 @@ class Mutator:
         rng = random.Random(f"{self.seed}/{number}")
         if rng.random() < 0.3:
             return pickle.dumps(Builder(rng).object(), protocol=rng.choice((2, 3, 4, 5)))
+        if rng.random() < 0.2:
+            return self._inside(rng)
         which = rng.randrange(len(self.files))
         data = bytearray(self.files[which])
         places = self.opcodes[which] or list(range(min(len(data), 400)))
@@ -165,11 +209,31 @@ class Mutator:
                 return b"\x80"
         return bytes(data)
 
+    def _inside(self, rng: random.Random) -> bytes:
+        """A whole zip file of torch.save with a mutated pickle, or another entry, in it."""
+
+        def change(entries: dict[str, bytes]) -> None:
+            name = "data.pkl" if rng.random() < 0.9 else rng.choice(sorted(entries))
+            data = bytearray(entries[name])
+            places = self._opcodes(data) or list(range(len(data)))
+            for _ in range(rng.choice((1, 1, 2, 5)) if data else 0):
+                rng.choice(self.changes)(rng, data, places)
+                if not data:
+                    break
+            entries[name] = bytes(data)
+
+        return zipped(rng.choice(self.of_torch), protocol=rng.choice((2, 4)), change=change)
+
     @staticmethod
     def _opcodes(data: bytes) -> list[int]:
-        if data[0] != 0x80:
+        """Where the instructions are, of each pickle in a row; of a zip file, of its first."""
+        stream, found = io.BytesIO(data), []
+        if data[:1] != b"\x80" and data[:2] != b"PK":
             return []
-        return [place for _, _, place in pickletools.genops(data) if place is not None]
+        stream.seek(data.index(b"\x80"))
+        while data[stream.tell() : stream.tell() + 1] == b"\x80":
+            found += [place for _, _, place in pickletools.genops(stream) if place is not None]
+        return found
 
     @staticmethod
     def _flip(rng, data, places) -> None:
@@ -254,6 +318,10 @@ def load_unsafely(path: Path) -> str:
 def load(path: Path) -> str:
     try:
         checkpoint = load_checkpoint(path, accept_quantised=True)
+        checkpoint.sha256  # noqa: B018 - waits for the check sums
+        for array in checkpoint.arrays.values():
+            if array.nbytes < TOUCHED:
+                array.tobytes()
         find_blocks(checkpoint.shapes)
         recognise(checkpoint.shapes)
     except ReparamError as error:

@@ -42,6 +42,17 @@ def test_the_contents_decide_not_the_ending(tmp_path):
     assert load_checkpoint(tmp_path / "x.pdparams").format == "safetensors"
 
 
+def test_a_safetensors_header_of_any_length(tmp_path):
+    """The first byte of its length is that of a pickle for one file in 32."""
+    first = set()
+    for length in range(1, 260, 4):
+        path = tmp_path / f"{length}.safetensors"
+        save_checkpoint(path, {"w" * length: np.ones(2)})
+        first.add(path.read_bytes()[0])
+        assert load_checkpoint(path).format == "safetensors"
+    assert 0x80 in first
+
+
 def test_paddle_loads_what_is_written(tmp_path):
     from reparam.adapters.paddle_models import import_paddle
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import builtins
 import io
 import os
@@ -9,7 +10,8 @@ import pickle
 import struct
 import subprocess
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -80,6 +82,44 @@ def test_the_forms_in_which_paddle_writes_tensors(protocol):
     assert all(np.array_equal(item, array) for item in found["shared"])
     assert found["scalar"] == 2.5
     assert found["plain"] == [1, -2, 2**40, 3.5, None, True, "text"]
+
+
+PYTHON_2 = (
+    b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02\x85"
+    b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    b"\x89%stb"
+)
+
+
+def test_arrays_of_python_2_whose_bytes_are_text():
+    raw = np.array([1.5, -2], np.float32).tobytes()
+    for text in (b"U\x08" + raw, b"T\x08\x00\x00\x00" + raw):
+        found = read(b"\x80\x02}U\x01w" + PYTHON_2.replace(b"%s", text) + b"s.")
+        assert found["w"].tolist() == [1.5, -2]
+
+
+def test_text_that_is_bytes_is_not_copied_endlessly():
+    text = b"T" + struct.pack("<I", 8) + bytes(8)
+    many = [PYTHON_2.replace(b"%s", text + b"q\x01" if not i else b"h\x01") for i in range(50)]
+    assert len(read(b"\x80\x02](" + b"".join(many) + b"e.")) == 50
+    long = PYTHON_2.replace(b"K\x02\x85", b"J" + struct.pack("<i", LONG) + b"\x85")
+    text = b"T" + struct.pack("<I", 4 * LONG) + bytes(4 * LONG)
+    many = [long.replace(b"%s", text + b"q\x01" if not i else b"h\x01") for i in range(50)]
+    with pytest.raises(CheckpointError, match="over and over"):
+        read(b"\x80\x02](" + b"".join(many) + b"e.")
+
+
+def test_other_objects_become_empty_records():
+    value = {
+        "w": np.ones(2), "args": argparse.Namespace(w=np.ones(2), next=[{1}, frozenset("a")]),
+        "path": PurePosixPath("a"), None: 1.5, (1, "a"): Counter("ab"), "d": defaultdict(list, a=1),
+    }  # fmt: skip
+    for protocol in (2, 3, 4, 5):
+        found = read(pickle.dumps(value, protocol=protocol))
+        assert list(found) == list(value)
+        assert found["w"].tolist() == [1, 1]
+        assert found["d"] == {"a": 1}
+        assert {type(found[key]).__name__ for key in ("args", "path", (1, "a"))} == {"Record"}
 
 
 def test_arrays_are_views_that_cannot_be_written():
@@ -153,6 +193,10 @@ DAMAGED = {
     "a stack that is too short": b"\x80\x02s.",
     "a memo that is empty": b"\x80\x02h\x07.",
     "a call of a class": b"\x80\x02cnumpy\nndarray\n)R.",
+    "an object of no class": b"\x80\x02cnumpy\nndarray\n)\x81.",
+    "an object of a number": b"\x80\x02K\x01)\x81.",
+    "a reference to elsewhere": b"\x80\x02K\x01Q.",
+    "items of a set that is a number": b"\x80\x04K\x01(K\x01\x90.",
     "state for a number": b"\x80\x02K\x01)b.",
     "a shape that is no shape": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n"
     b"cnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01" + text("x") + b"NNNtb.",
