@@ -123,9 +123,9 @@ class _Resolver:
         for leaf in leaves(term):
             for key in _possible_keys(leaf):
                 wanted = _filled(key, values)
-                first, last = wanted.partition("{")[0], wanted.rpartition("}")[2]
+                start, end = wanted.partition("{")[0], wanted.rpartition("}")[2]
                 for name in self.names:
-                    if name.startswith(first) and name.endswith(last):  # faster than no match
+                    if name.startswith(start) and name.endswith(end):  # faster than no match
                         match = _pattern(wanted).fullmatch(name)
                         if match:
                             found.add(tuple(match.groupdict().items()))

@@ -15,7 +15,12 @@ from reparam.conv import evaluate
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.conv.magnitudes import magnitude_of
 from reparam.conv.rounding import round_once
-from reparam.errors import CheckpointError, NotEquivalentError, UnsupportedModelError
+from reparam.errors import (
+    CheckpointError,
+    NotEquivalentError,
+    NotFusibleError,
+    UnsupportedModelError,
+)
 from tests.checkpoint.families.harness import SPELLINGS
 from tests.checkpoint.families.random_blocks import random_block
 from tests.golden.families.test_families import CASES, golden
@@ -23,6 +28,7 @@ from tests.weights import cspresnet_arrays, random_arrays, repvgg_arrays
 
 Arrays = dict[str, np.ndarray]
 
+NOT_FOLDED = {("QARepVGG V2 (YOLOv6)", "paddle")}  # its pooling leaves padding out of the mean
 RECORDS = [pytest.param(f, id=f"{f.name} {f.part}".strip()) for f in FAMILIES]
 
 
@@ -46,6 +52,10 @@ class TestEveryFamily:
         epsilon = family.epsilon.in_spelling(spelling) or 1e-3
         options = {"epsilon": epsilon, "families": [family.name]}
         original = random_block(family, spelling)
+        if (family.name, spelling) in NOT_FOLDED:
+            with pytest.raises(NotFusibleError):
+                fuse_arrays(original, **options)
+            return
         fused, report = fuse_arrays(original, **options)
         assert [block.family for block in report.fused] == [family.name]
         back, done = unfuse_arrays(fused, like=original, **options)
@@ -70,8 +80,8 @@ class TestEveryFamily:
     @pytest.mark.parametrize("family", RECORDS)
     def test_every_branch_can_learn(self, family):
         # A branch that is zero has one array that is; were it two, no gradient would reach either.
-        original = random_block(family, "paddle")
-        options = {"epsilon": family.epsilon.paddle or 1e-3, "families": [family.name]}
+        original = random_block(family, "torch")
+        options = {"epsilon": family.epsilon.torch or 1e-3, "families": [family.name]}
         fused, _ = fuse_arrays(original, **options)
         back, _ = unfuse_arrays(fused, like=original, **options)
         (match,) = find_blocks(shapes_of(back), FAMILIES_NAMED[family.name]).blocks
