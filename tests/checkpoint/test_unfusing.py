@@ -381,6 +381,14 @@ class TestLike:
         with pytest.raises(CheckpointError, match=r"block 'stage2\.2' .* is in neither form"):
             unfuse_arrays(deploy, like=longer)
 
+    def test_a_network_without_such_blocks_is_refused(self):
+        deploy = repvgg_arrays(deploy=True)
+        with pytest.raises(CheckpointError, match="no block in train-time form"):
+            unfuse_arrays(deploy, like=deploy)
+        for like in (None, repvgg_arrays()):
+            with pytest.raises(CheckpointError, match="no block of the network is a MobileOne"):
+                unfuse_arrays(deploy, like=like, families=["MobileOne"])
+
     def test_names_that_differ_are_told(self):
         deploy = repvgg_arrays(deploy=True)
         like = repvgg_arrays() | {"aux.weight": np.ones((3, 3), np.float32)}
