@@ -28,6 +28,7 @@ from reparam.checkpoint.families.terms import (
     Scale,
     Sum,
     Term,
+    label_of,
     leaves,
 )
 
@@ -172,7 +173,7 @@ class _Resolver:
             bias=ALWAYS if has_bias else NEVER,
             weight_key=self.found(weight),
             bias_key=self.found(bias) if has_bias else "",
-            label=_filled(leaf.label, values),
+            label=_filled(label_of(leaf), values),
         )
 
     def norm(self, leaf: Norm, values: dict[str, str]) -> Norm:
@@ -186,7 +187,7 @@ class _Resolver:
             self.counters.append(self.prefix + stem + COUNTER)
         found = tuple(self.found(key) for key in keys)
         return _changed(
-            leaf, name=self.prefix + name, keys=found, label=_filled(leaf.label, values)
+            leaf, name=self.prefix + name, keys=found, label=_filled(label_of(leaf), values)
         )
 
     def found(self, name: str) -> str:

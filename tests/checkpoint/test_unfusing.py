@@ -217,6 +217,7 @@ class TestKnownArchitectures:
         half |= {k: a for k, a in deploy.items() if k.startswith("stage1.0.")}
         back, report = unfuse_arrays(half)
         assert [block.where for block in report.unfused] == ["stage1.0"]
+        assert report.unfused[0].branches == ("rbr_dense", "rbr_1x1")
         assert len(report.already) == 6
         assert all(back[key] is half[key] for key in half if not key.startswith("stage1.0."))
         same, report = unfuse_arrays(train)
@@ -317,7 +318,8 @@ class TestUnknownNetworks:
         assert report.unfused[0].same
         match, carried = find_blocks(shapes_of(back)).blocks[0], "m.rbr_conv.0.conv.weight"
         assert match.family.name == "MobileOne"
-        assert len(match.labels) == 5
+        counted = tuple(f"rbr_conv.{number}" for number in range(3))
+        assert match.labels == (*counted, "rbr_scale", "rbr_skip")  # without the block's own name
         assert report.unfused[0].carrier == carried
         assert [key for key in match.kernel_keys if back[key].any()] == [carried]
 
