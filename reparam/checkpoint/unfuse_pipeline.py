@@ -7,19 +7,27 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from reparam.checkpoint import files
 from reparam.checkpoint.epsilons import GIVEN
-from reparam.checkpoint.families.terms import PADDLE
-from reparam.checkpoint.files import PDPARAMS, SAFETENSORS, Checkpoint, format_of, load_checkpoint
+from reparam.checkpoint.families.terms import PADDLE, TORCH
+from reparam.checkpoint.files import Checkpoint, format_of, load_checkpoint
 from reparam.checkpoint.manifest import source_of, wanted_of
 from reparam.checkpoint.notices import listing
 from reparam.checkpoint.opening import check_input
 from reparam.checkpoint.outlines import Wishes
-from reparam.checkpoint.pipeline import check_outputs, target_of, write_with_manifest
+from reparam.checkpoint.pipeline import (
+    check_outputs,
+    stem_and_ending,
+    target_of,
+    write_with_manifest,
+)
 from reparam.checkpoint.plan import SKIPPED
 from reparam.checkpoint.unfuse_network import Asked
 from reparam.checkpoint.unfuse_report import UnfusionReport
 from reparam.checkpoint.unfusing import Unfusing
 from reparam.errors import CheckpointError, NotFusibleError, UnsupportedModelError
+
+_SPELLINGS = {files.PDPARAMS: PADDLE, files.TORCH: TORCH}  # of names, by the format of the file
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,7 @@ class _Network:
 
 def train_path(source: Path, kind: str | None = None) -> Path:
     """Return where the train-time form goes by default: x.deploy.pdparams, x.train.pdparams."""
-    known = source.suffix in (f".{PDPARAMS}", f".{SAFETENSORS}")
-    stem, ending = (source.stem, source.suffix) if known else (source.name, f".{PDPARAMS}")
-    ending = ending if kind is None else f".{kind}"
+    stem, ending = stem_and_ending(source, kind)
     return source.with_name(f"{stem.removesuffix('.deploy')}.train{ending}")
 
 
@@ -122,7 +128,7 @@ def unfuse(
             families or network.families,
             skip,
             Wishes(have, lack, branches),
-            spelling or (PADDLE if checkpoint.format == PDPARAMS else None),
+            spelling or _SPELLINGS.get(checkpoint.format),
         ),
         like=network.checkpoint.shapes if network.checkpoint else None,
         epsilon=network.epsilon if epsilon is None else epsilon,
