@@ -101,7 +101,10 @@ class Structure:
             gated = self._gated(stage)
             for pair in range(pairs):
                 before = found[-1].channels
-                rest = {"conv_branches": self.conv_branches, "use_se": pair >= pairs - gated}
+                rest: dict[str, Any] = {
+                    "conv_branches": self.conv_branches,
+                    "use_se": pair >= pairs - gated,
+                }
                 where, stride = f"stage{stage + 1}", 1 if pair else 2
                 found += [
                     BlockShape(f"{where}.{2 * pair}", before, before, 3, stride, before, **rest),

@@ -195,9 +195,10 @@ def settings_of(structure: Structure) -> tuple[str, dict[str, Any]]:
     rest: dict[str, Any] = {
         "class_num": structure.class_num,
         "use_last_conv": structure.use_last_conv,
-        "class_expand": structure.class_expand,
         "in_channels": structure.in_channels,
     }
+    if structure.use_last_conv:
+        rest["class_expand"] = structure.class_expand
     for name, variant in VARIANTS.items():
         if Structure.of(**variant, **rest) == structure:
             return name, rest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reparam.models import (
@@ -86,12 +86,21 @@ def recognise(shapes: Mapping[str, Shape]) -> Recognised | None:
     return _recognised(name, settings, assumed, account)
 
 
-def train_time_shapes(shapes: Mapping[str, Shape]) -> dict[str, Shape] | None:
-    """Return names and shapes of the recognised network, all of it in train-time form."""
+def train_time_shapes(
+    shapes: Mapping[str, Shape], branches: int | None = None
+) -> dict[str, Shape] | None:
+    """Return names and shapes of the recognised network, all of it in train-time form.
+
+    Args:
+        branches: of each block, in a network that counts them, in place of what the checkpoint
+            or the published variant says.
+    """
     found = _nearest(shapes)
     if found is None:
         return None
     family, structure, _ = found
+    if branches is not None and hasattr(structure, "conv_branches"):
+        structure = replace(structure, conv_branches=branches)
     whole: dict[str, Shape] = family.layout(structure).shapes()
     return whole
 

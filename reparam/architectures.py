@@ -52,11 +52,17 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Recognised | None:
     return None if turned and all(turned) else found
 
 
-def train_time_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]] | None:
-    """Return names and shapes of the recognised network in train-time form, None if none known."""
+def train_time_shapes(
+    shapes: Mapping[str, tuple[int, ...]], branches: int | None = None
+) -> dict[str, tuple[int, ...]] | None:
+    """Return names and shapes of the recognised network in train-time form, None if none known.
+
+    Args:
+        branches: of each block, in a network that counts them.
+    """
     from reparam.models.recognition import train_time_shapes as whole
 
-    return whole(shapes) if recognise(shapes) is not None else None
+    return whole(shapes, branches) if recognise(shapes) is not None else None
 
 
 def expand(
@@ -92,7 +98,8 @@ def expand(
 
     Args:
         model: a paddle Layer.
-        block: "acb", "dbb", "dilated", "large_kernel", "qarepvgg", "rep_mixer" or "repvgg".
+        block: "acb", "dbb", "dilated", "large_kernel", "learnable_rep", "mobileone", "qarepvgg",
+            "rep_mixer" or "repvgg".
         where: a pattern or patterns of paths (``"features.*"``; a path of a Layer means all in
             it), or a predicate of path and Conv2D. None: every one with a kernel larger than 1x1.
         data: a batch, or an iterable of batches: each is what the network is called with, an

@@ -247,16 +247,17 @@ class ChangesAndReturns(Residual):
 
 
 class Around(nn.Layer):
-    """A convolution, the block, and another convolution; with a method of its own if told."""
+    """A convolution, the block, another convolution, and another block if there is one."""
 
     def __init__(self, block: Any, channels: int, outputs: int) -> None:
         super().__init__()
         self.stem = nn.Conv2D(3, channels, 3, padding=1)
         self.block = block
         self.head = nn.Conv2D(outputs, 2, 1)
+        self.next = nn.Identity()
 
     def forward(self, x):
-        return self.head(self.block(self.stem(x)))
+        return self.next(self.head(self.block(self.stem(x))))
 
 
 class Whole(nn.Layer):
@@ -301,10 +302,16 @@ BLOCKS = {kind.__name__: kind for kind in (
 
 
 def build(
-    kind: str = "Block", channels: int = 4, outputs: int | None = None, **options: Any
+    kind: str = "Block",
+    channels: int = 4,
+    outputs: int | None = None,
+    followed: bool = False,
+    **options: Any,
 ) -> Any:
-    """Return a network around one block."""
+    """Return a network around one block, another one after it if ``followed``."""
     network = Around(BLOCKS[kind](channels, outputs, **options), channels, outputs or channels)
+    if followed:
+        network.next = Residual(2)
     if kind == "Outside":
         network.block.__dict__["neighbours"] = (network.stem,)
     return network

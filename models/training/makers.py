@@ -70,7 +70,7 @@ def maker_named(name: str, settings: Settings) -> Maker:
 # What is not to be chosen: it is that of the convolution, or would change its function.
 _GIVEN = (
     "in_channels", "out_channels", "channels", "kernel_size", "stride", "dilation", "groups",
-    "act", "deploy", "use_se", "layer_scale",
+    "act", "deploy", "use_se", "idle_act", "layer_scale",
 )  # fmt: skip
 
 
@@ -144,6 +144,14 @@ MAKERS: dict[str, Maker] = {
     "large_kernel": _maker(
         "training.large_kernel.LargeKernelBlock", "lkb_origin.conv", ("lkb_origin.bn",),
         ("small_conv.bn",),
+    ),
+    "learnable_rep": _maker(
+        "pplcnetv3.LearnableRepLayer", "conv_kxk.0.conv", ("conv_kxk.0.bn",),
+        ("conv_kxk.*.bn", "conv_1x1.bn", "identity"),
+    ),
+    "mobileone": _maker(
+        "mobileone.MobileOneBlock", "rbr_conv.0.conv", ("rbr_conv.0.bn",),
+        ("rbr_conv.*.bn", "rbr_scale.bn", "rbr_skip"),
     ),
     "qarepvgg": _maker(
         "training.qa_repvgg.QARepVGGBlock", "rbr_dense.conv", ("rbr_dense.bn", "bn"),

@@ -6,7 +6,7 @@ each of them made with the block it was made of, while the network is converted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from reparam.adapters.foreign_parts import (
     put,
     sublayer,
 )
+from reparam.adapters.foreign_stand_ins import INSTALLED
 from reparam.adapters.foreign_trials import Chosen, Converted, Judge, Trial, believe
 from reparam.adapters.paddle_models import Array, import_paddle, state_of
 from reparam.errors import NotFusibleError, ReparamError
@@ -48,7 +49,9 @@ class Conversion:
         return _arrays(self.layer, self.stored)
 
 
-def convert(layer: Any, skip: Sequence[str] = (), judge: Judge = believe) -> Conversion:
+def convert(
+    layer: Any, skip: Sequence[str] = (), new_judge: Callable[[], Judge] = lambda: believe
+) -> Conversion:
     """Return a converted copy of a Layer; the Layer itself is not changed.
 
     Every block is converted once, outermost first. One that an outer block has converted on its
@@ -59,15 +62,16 @@ def convert(layer: Any, skip: Sequence[str] = (), judge: Judge = believe) -> Con
     Args:
         layer: in evaluation mode, its weights loaded.
         skip: paths of blocks that stay as they are, with everything in them.
-        judge: says what stands in the place of a block; None leaves it as it was, and the blocks
-            inside it are converted one by one.
+        new_judge: returns what says what stands in the place of a block; None leaves it as it was,
+            and the blocks inside it are converted one by one. Called again where all has to be
+            done a second time, more watchfully.
 
     Raises:
-        NotFusibleError: a method raised, and ``judge`` refuses.
+        NotFusibleError: a method raised, and the judge refuses.
     """
-    found = _Walk(layer, skip, judge, watchful=False).conversion()
+    found = _Walk(layer, skip, new_judge(), watchful=False).conversion()
     if _changed_outside(layer, found):
-        return _Walk(layer, skip, judge, watchful=True).conversion()
+        return _Walk(layer, skip, new_judge(), watchful=True).conversion()
     return found
 
 
@@ -78,7 +82,7 @@ def tried_blocks(layer: Any) -> list[str]:
     def leave(trial: Trial) -> None:
         found.append(trial.path)
 
-    convert(layer, judge=leave)
+    convert(layer, new_judge=lambda: leave)
     return found
 
 
@@ -127,7 +131,7 @@ class _Walk:
 
     def _convert(self, path: str, block: Any) -> None:
         before, learned = set(_arrays(self.network, self.stored)), _learned(block)
-        trial = self._tried(path, block)
+        trial = None if INSTALLED in vars(block) else self._tried(path, block)
         if trial is None:
             self.already.append(path or "(root)")
             return

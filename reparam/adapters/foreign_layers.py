@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from reparam.adapters.foreign_converting import convert
+from reparam.adapters.foreign_fusing import Form
 from reparam.adapters.foreign_methods import block_paths
 from reparam.adapters.foreign_parts import is_inside, shapes_of
+from reparam.adapters.foreign_trials import Chosen, Judge, Trial, believe
 from reparam.adapters.paddle_models import import_paddle, load_arrays
 
 _COLOURS = 3
@@ -31,10 +33,11 @@ def load_in_its_form(layer: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> 
     found = {name: array.shape for name, array in arrays.items()}
     plain = shapes_of(layer)
     if plain.keys() != found.keys():
-        fitted = convert(layer).layer
+        judge = _judge_of(found)
+        fitted = convert(layer, new_judge=lambda: judge).layer
         if shapes_of(fitted).keys() != found.keys():
             kept = [path for path in block_paths(layer) if _fits(plain, found, path)]
-            fitted = convert(layer, skip=kept).layer
+            fitted = convert(layer, kept, lambda: judge).layer
         needed = shapes_of(fitted)
         branches = plain.keys() - needed.keys()
         if needed.keys() == found.keys() or not branches & found.keys():
@@ -52,6 +55,19 @@ def input_channels(layer: Any) -> list[int]:
     convs = (part for part in layer.sublayers(include_self=True) if isinstance(part, kind))
     found = list(dict.fromkeys(int(conv._in_channels) for conv in convs))
     return sorted(found, key=lambda channels: channels != _COLOURS)
+
+
+def _judge_of(found: Shapes) -> Judge:
+    """Return a judge that takes what has the names of the arrays, where there is a choice."""
+
+    def judge(trial: Trial) -> Chosen:
+        prefix = f"{trial.path}." if trial.path else ""
+        for made in trial.made:
+            if {f"{prefix}{key}" for key in made.state_dict()} <= found.keys():
+                return Chosen(Form(made))
+        return believe(trial)
+
+    return judge
 
 
 def _fits(needed: Shapes, found: Shapes, path: str) -> bool:

@@ -50,14 +50,32 @@ def sublayer(layer: Any, path: str) -> Any:
 
 
 def put(network: Any, old: Any, new: Any) -> Any:
-    """Put one Layer in the place of another, wherever that stands; return the network."""
+    """Put one Layer in the place of another, wherever that stands; return the network.
+
+    Code that keeps its parts in a list or a dict of its own besides, and runs those, finds the new
+    one there as well.
+    """
     if network is old:
         return new
     for part in network.sublayers(include_self=True):
         for name, child in part._sub_layers.items():
             if child is old:
                 part._sub_layers[name] = new
+        for name, held in vars(part).items():
+            if name != "_sub_layers":
+                vars(part)[name] = _exchanged(held, old, new)
     return network
+
+
+def _exchanged(held: Any, old: Any, new: Any) -> Any:
+    """Exchange a Layer in a list or a dict, or return another tuple; anything else stays."""
+    if type(held) is tuple and any(one is old for one in held):
+        return tuple(new if one is old else one for one in held)
+    if isinstance(held, (list, dict)):
+        for place, one in list(held.items() if isinstance(held, dict) else enumerate(held)):
+            if one is old:
+                held[place] = new
+    return held
 
 
 def places_of(network: Any, block: Any, path: str = "") -> Iterator[str]:

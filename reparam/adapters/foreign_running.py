@@ -218,6 +218,24 @@ def jittered(block: Any, seed: int) -> Any:
     return wide
 
 
+def randomise(layer: Any, seed: int) -> None:
+    """Give a Layer weights and statistics as training leaves them, so that no mistake hides.
+
+    A BatchNorm that was never trained multiplies by 1 and adds 0.
+    """
+    rng = np.random.default_rng(seed)
+    with import_paddle().no_grad():
+        for key, tensor in layer.state_dict().items():
+            old = np.asarray(tensor.numpy())
+            if old.dtype.kind != "f":
+                continue
+            inputs = np.sqrt(max(1.0, old[0].size)) if old.ndim > 1 else 1.0
+            values = rng.normal(size=old.shape) / inputs
+            if key.endswith("_variance"):
+                values = rng.uniform(0.2, 3.0, old.shape)
+            tensor.set_value(values.astype(old.dtype))
+
+
 def kernel_of(block: Any) -> tuple[int, ...]:
     """Return the largest kernel window in a block, per spatial axis; empty if it has none."""
     shapes = [tuple(t.shape) for t in block.state_dict().values()]

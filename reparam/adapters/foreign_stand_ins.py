@@ -12,6 +12,8 @@ from reparam.adapters.foreign_parts import put, sublayer
 from reparam.adapters.paddle_models import import_paddle
 from reparam.checkpoint.blocks import BlockMatch
 
+INSTALLED = "_reparam_installed"  # the attribute of a block that runs our convolution
+
 
 def install(block: Any, fused: Fused, conv: Any) -> Any:
     """Put a convolution in the place of one branch of a block, and nothing in that of the others.
@@ -34,6 +36,7 @@ def install(block: Any, fused: Fused, conv: Any) -> Any:
         owner, _, name = key.rpartition(".")
         _forget(sublayer(block, owner), name)
     neutralise(block, fused.match)
+    vars(block)[INSTALLED] = True
     return block
 
 

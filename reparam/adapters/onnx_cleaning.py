@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from reparam.adapters.onnx_axes import BATCH, name_open_axes
 from reparam.adapters.onnx_bias import fold_biases
 from reparam.adapters.onnx_model import import_onnx, op_counts, parse_model, refuse_external
+from reparam.adapters.onnx_neutral import bypass_neutral
 from reparam.adapters.onnx_shapes import simplify_reshapes
 from reparam.errors import ExportError, MissingDependencyError
 
@@ -55,9 +56,9 @@ def clean_model(
     """Return the model without what the converter left lying about.
 
     Identity nodes are bypassed, Constant nodes become initializers, a per-channel Add after a
-    Conv becomes its bias, a Reshape that copies axes gets a constant target, and what nothing
-    reads goes. An Identity stays where it connects an input, an initializer or another output with
-    an output, since ONNX has no other way to say it.
+    Conv becomes its bias, a factor of 1 or a shift of 0 after it goes, a Reshape that copies axes
+    gets a constant target, and what nothing reads goes. An Identity stays where it connects an
+    input, an initializer or another output with an output, since ONNX has no other way to say it.
 
     Args:
         model: the bytes of the file, or what parsing made of them; it is not changed.
@@ -119,6 +120,7 @@ def _simplify(model: ir.Model) -> dict[str, int]:
     lifted = constants - sum(node.op_type == "Constant" for node in graph)
     bypassed = _bypass_identities(graph)
     folded = fold_biases(graph)
+    neutral = bypass_neutral(graph)  # after: a shift that is left stays by the name it has
     reshapes = simplify_reshapes(graph)
     initializers = len(graph.initializers)
     passes.RemoveUnusedNodesPass()(model)
@@ -129,6 +131,7 @@ def _simplify(model: ir.Model) -> dict[str, int]:
         "Constant nodes made initializers": lifted,
         "Identity nodes bypassed": bypassed,
         "Add nodes made a bias of their Conv": folded,
+        "factors of 1 and shifts of 0 bypassed": neutral,
         "computed Reshape targets made constants": reshapes,
         "unused initializers removed": unused,
     }

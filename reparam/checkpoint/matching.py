@@ -130,6 +130,9 @@ def _tried(
         return None
     keys = (key for leaf in leaves(term) for key in keys_of(leaf))
     seen = tuple(dict.fromkeys(key for key in keys if key in shapes))
+    if obstacle := family.obstacle(names):
+        problem = f"'{prefix}{obstacle}' is computed between what would be one convolution"
+        return Failure(prefix, family, problem, len(missing), seen)
     if missing:
         alike = family.distinctive or (len(missing) == 1 and len(seen) >= _ENOUGH)
         problem = f"'{missing[0]}' is missing"

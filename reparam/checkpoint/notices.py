@@ -54,9 +54,7 @@ def notices_of(
         if family.remark and (family.on_request or (recognised is None and epsilon is None))
     ]
     notices += _factor_notices(plan, arrays)
-    for match, same in leftovers.items():
-        what = "left from an earlier fusion" if same else "a placeholder, never used"
-        notices.append(f"'{match.weight_key}' beside the branches was {what}; the branches decide")
+    notices += _leftover_notices(leftovers)
     kept = sorted(key for match in plan.matches for key in match.neutral_keys)
     if kept:
         notices.append(f"folded, and left in the file as ones and zeros: {listing(tuple(kept))}")
@@ -65,6 +63,18 @@ def notices_of(
         notices.append(
             f"BatchNorm statistics as in a network never trained: {listing(tuple(fresh))}"
         )
+    return notices
+
+
+def _leftover_notices(leftovers: Mapping[BlockMatch, bool]) -> list[str]:
+    notices = []
+    for of_them, what in (
+        (True, "left from an earlier fusion"),
+        (False, "not what the branches make: a placeholder, or fused by other rules"),
+    ):
+        keys = tuple(match.weight_key for match, same in leftovers.items() if same is of_them)
+        if keys:
+            notices.append(f"beside branches, which decide, and {what}: {listing(keys)}")
     return notices
 
 

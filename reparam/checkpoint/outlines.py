@@ -19,11 +19,13 @@ from reparam.checkpoint.families.terms import (
     ODD,
     POINT,
     ROW,
+    SAME,
     STATISTICS,
     TORCH,
     WIDE,
     Chain,
     Each,
+    Either,
     Kernel,
     Leaf,
     Maybe,
@@ -34,6 +36,7 @@ from reparam.checkpoint.families.terms import (
     label_of,
     leaves,
 )
+from reparam.errors import CheckpointError
 
 Size = tuple[int, ...]
 
@@ -66,7 +69,10 @@ class Wishes:
             absent = self._matching(self.lack, where, part, named)
             self.used.update(there, absent)
             if there and absent:
-                raise UndecidedError(f"'{there[0]}' and '{absent[0]}' contradict each other")
+                raise CheckpointError(
+                    f"--with {there[0]} and --without {absent[0]} contradict each other",
+                    found=f"both speak of block '{where}'",
+                )
             if there or absent:
                 return bool(there), named
         return None, False
@@ -102,6 +108,7 @@ def outline_of(family: Family, where: str, weight: Size, spelling: str, wishes: 
 
     Raises:
         UndecidedError: the family does not tell them.
+        CheckpointError: the user asks for what cannot be.
     """
     drawing = _Drawing(where, weight, spelling, wishes)
     drawing.draw(family.term, {}, bias=True)
@@ -127,6 +134,9 @@ class _Drawing:
                 self.draw(term.term, values, bias=bias)
         elif isinstance(term, Each):
             self.each(term, bias)
+        elif isinstance(term, Either):
+            names = " or ".join(f"'{label_of(part)}'" for part in term.terms)
+            raise UndecidedError(f"whether it had {names}")
         else:
             self.leaf(term, values, bias)
 
@@ -161,10 +171,16 @@ class _Drawing:
         kernels = [leaf for leaf in leaves(term.term) if isinstance(leaf, Kernel)]
         if kernels and self.window == _ONE_TAP and all(k.size == POINT for k in kernels):
             return False  # its kernel would be a second one of the same size
-        square = _keeps_channels(term.term)
-        if square and self.outputs % self.per_group:
-            return False  # no group count makes as many channels of as many
         answer, named = self.wishes.answer(self.where, part)
+        square = _keeps_channels(term.term)
+        if square and self.outputs % self.per_group:  # in no group count as many out as in
+            if answer and named:
+                raise CheckpointError(
+                    f"block '{self.where}' cannot have '{part}'",
+                    found=f"{self.outputs} output channels for groups of {self.per_group} inputs; "
+                    "needed: as many out as in, in any number of groups",
+                )
+            return False
         if answer is None and _is_factor(term.term):
             self.outline.left_out.append(part)
             return False
@@ -177,11 +193,14 @@ class _Drawing:
         sizes = {
             WIDE: self.window,
             ODD: self.window,
+            SAME: self.window,
             POINT: (1,) * len(self.window),
             COLUMN: (self.window[0], 1),
             ROW: (1, self.window[-1]),
         }
         window = kernel.size if isinstance(kernel.size, tuple) else sizes.get(kernel.size)
+        if kernel.fixed or kernel.planes or kernel.expands:
+            raise UndecidedError(f"what '{_filled(kernel.weight, values)}' holds")
         if window is None:
             raise UndecidedError(f"the size of the kernel '{_filled(kernel.weight, values)}'")
         inputs = 1 if kernel.depthwise else self.per_group
@@ -221,6 +240,8 @@ def _optional(term: Term) -> list[str]:
         return [name for part in parts for name in _optional(part)]
     if isinstance(term, Maybe):
         return [label_of(term), *_optional(term.term)]
+    if isinstance(term, Either):
+        return [name for part in term.terms for name in _optional(part)]
     return _optional(term.term) if isinstance(term, Each) else []
 
 

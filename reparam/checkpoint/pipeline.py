@@ -55,22 +55,12 @@ def deploy_path(source: Path, kind: str | None = None) -> Path:
     for the deploy form of the x.pdparams beside it, which holds other weights. So it is for every
     other ending, since what a file holds decides and not how it is called.
     """
-    stem, ending = stem_and_ending(source, kind)
-    return source.with_name(f"{stem}.deploy{ending}")
-
-
-def stem_and_ending(source: Path, kind: str | None) -> tuple[str, str]:
-    """Return the name of ``source`` without its ending, and the ending of what is made of it.
-
-    Args:
-        kind: the format to write; by default that of ``source``, .safetensors for one of PyTorch.
-    """
     torch = next((end for end in TORCH_ENDINGS if source.name.endswith(end)), None)
     if torch is not None:
-        return source.name.removesuffix(torch), f".{kind or SAFETENSORS}"
+        return source.with_name(f"{source.name.removesuffix(torch)}.deploy.{kind or SAFETENSORS}")
     known = source.suffix in (f".{PDPARAMS}", f".{SAFETENSORS}")
     stem, ending = (source.stem, source.suffix) if known else (source.name, f".{PDPARAMS}")
-    return stem, ending if kind is None else f".{kind}"
+    return source.with_name(f"{stem}.deploy{ending if kind is None else f'.{kind}'}")
 
 
 def fuse(

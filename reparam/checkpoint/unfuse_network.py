@@ -34,12 +34,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user says: see :func:`reparam.checkpoint.unfusing.unfuse_arrays`."""
+    """What the user says: see :func:`reparam.checkpoint.unfusing.unfuse_arrays`.
+
+    ``network`` is what a checkpoint of the train-time network, if there is one, was named by.
+    """
 
     families: Sequence[str] = ()
     skip: Sequence[str] = ()
     wishes: Wishes = field(default_factory=Wishes)
     spelling: str | None = None
+    network: str = "--like"
 
 
 def of_network(
@@ -76,8 +80,8 @@ def _in_deploy_form(match: BlockMatch, shapes: Shapes) -> bool:
     shared = {*deploy, *match.counters, *match.neutral_keys}
     branches = [key for key in match.branch_keys if key not in shared]
     missing = [key for key in branches if key not in shapes]
-    if not missing:
-        return False
+    if not missing:  # a block of one convolution, which may lack what is applied around it
+        return not branches and any(key not in shapes for key in match.neutral_keys)
     absent = [key for key in deploy if key not in shapes]
     if not absent and len(missing) == len(branches):
         return True

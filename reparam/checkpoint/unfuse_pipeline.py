@@ -7,27 +7,22 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reparam.checkpoint import files
 from reparam.checkpoint.epsilons import GIVEN
-from reparam.checkpoint.families.terms import PADDLE, TORCH
-from reparam.checkpoint.files import Checkpoint, format_of, load_checkpoint
+from reparam.checkpoint.families.terms import PADDLE
+from reparam.checkpoint.families.terms import TORCH as TORCH_NAMES
+from reparam.checkpoint.files import PDPARAMS, TORCH, Checkpoint, format_of, load_checkpoint
 from reparam.checkpoint.manifest import source_of, wanted_of
 from reparam.checkpoint.notices import listing
 from reparam.checkpoint.opening import check_input
 from reparam.checkpoint.outlines import Wishes
-from reparam.checkpoint.pipeline import (
-    check_outputs,
-    stem_and_ending,
-    target_of,
-    write_with_manifest,
-)
+from reparam.checkpoint.pipeline import check_outputs, deploy_path, target_of, write_with_manifest
 from reparam.checkpoint.plan import SKIPPED
 from reparam.checkpoint.unfuse_network import Asked
 from reparam.checkpoint.unfuse_report import UnfusionReport
 from reparam.checkpoint.unfusing import Unfusing
 from reparam.errors import CheckpointError, NotFusibleError, UnsupportedModelError
 
-_SPELLINGS = {files.PDPARAMS: PADDLE, files.TORCH: TORCH}  # of names, by the format of the file
+_SPELLINGS = {PDPARAMS: PADDLE, TORCH: TORCH_NAMES}  # what else a format tells
 
 
 @dataclass(frozen=True)
@@ -57,8 +52,9 @@ class _Network:
 
 def train_path(source: Path, kind: str | None = None) -> Path:
     """Return where the train-time form goes by default: x.deploy.pdparams, x.train.pdparams."""
-    stem, ending = stem_and_ending(source, kind)
-    return source.with_name(f"{stem.removesuffix('.deploy')}.train{ending}")
+    deploy = deploy_path(source, kind)
+    stem, _, ending = deploy.name.rpartition(".deploy.")
+    return source.with_name(f"{stem.removesuffix('.deploy')}.train.{ending}")
 
 
 def unfuse(
@@ -129,8 +125,9 @@ def unfuse(
             skip,
             Wishes(have, lack, branches),
             spelling or _SPELLINGS.get(checkpoint.format),
+            f"'{network.original}', which the manifest names," if network.original else "--like",
         ),
-        like=network.checkpoint.shapes if network.checkpoint else None,
+        like=network.checkpoint.arrays if network.checkpoint else None,
         epsilon=network.epsilon if epsilon is None else epsilon,
         epsilon_source=GIVEN if epsilon is not None else "the manifest of the fusion",
     )

@@ -16,6 +16,7 @@ from reparam.errors import CheckpointError
 
 _AXES = 4  # of a convolution's weight
 _LISTED = 4
+_TELLING = ("reparam", "fused")  # other deploy forms are named as any convolution may be
 
 
 def of_families(
@@ -33,10 +34,10 @@ def of_families(
     Returns:
         The blocks, those spared, and the optional factors that were left out.
     """
-    every = list(_named_like(shapes, found, chosen or FAMILIES))
+    every = list(named_like(shapes, found, chosen))
     told = [one for one in every if not spared(one.where)]
     left = [one.where for one in every if spared(one.where)]
-    sure = [one for one in told if chosen or one.families[0].distinctive]
+    sure = [one for one in told if chosen or one.telling]
     _need_one_family(sure or told, chosen)
     _need_found(every, chosen)
     targets: list[Target] = []
@@ -64,16 +65,25 @@ class _Named(NamedTuple):
         return self.prefix.rstrip(".") or "(root)"
 
     @property
+    def telling(self) -> bool:
+        """Whether the name itself says that it is a deploy form."""
+        return any(word in self.families[0].deploy for word in _TELLING)
+
+    @property
     def key(self) -> str:
         return self.prefix + self.families[0].deploy_key("weight")
 
 
-def _named_like(shapes: Shapes, found: Found, families: Sequence[Family]) -> Iterator[_Named]:
-    """Yield the convolutions with a bias that have the name of a deploy form, in file order."""
+def named_like(shapes: Shapes, found: Found, chosen: Sequence[Family] = ()) -> Iterator[_Named]:
+    """Yield the convolutions with a bias that have the name of a deploy form, in file order.
+
+    Args:
+        chosen: the families to look for, all by default.
+    """
     taken = {key for match in found.blocks for key in match.branch_keys}
     blocks = {match.weight_key for match in found.blocks}  # leftovers beside branches
     names: dict[str, list[Family]] = {}
-    for family in families:
+    for family in chosen or FAMILIES:
         if family.deploy and "{" not in family.deploy:
             names.setdefault(family.deploy, []).append(family)
     for key, shape in shapes.items():
@@ -106,7 +116,7 @@ def _need_no(questions: Sequence[str]) -> None:
 
 def _need_one_family(told: Sequence[_Named], chosen: Sequence[Family]) -> None:
     for one in told:
-        if len(one.families) == 1 and (chosen or one.families[0].distinctive):
+        if len(one.families) == 1 and (chosen or one.telling):
             continue
         names = [f"'{family.name}'" for family in one.families]
         found = f"the deploy forms of {', '.join(names)} are named '{one.families[0].deploy}'"

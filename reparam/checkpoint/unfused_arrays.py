@@ -15,7 +15,8 @@ variance of 1 with a gamma of sqrt(1 + epsilon) has no such bound, as gamma is r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -52,45 +53,63 @@ class Filling:
     """The arrays of a block in train-time form, made to compute a given convolution."""
 
     def __init__(
-        self, match: BlockMatch, shapes: Shapes, dtype: np.dtype[Any], epsilon: float
+        self,
+        match: BlockMatch,
+        shapes: Shapes,
+        fixed: Mapping[str, Array],
+        dtype: np.dtype[Any],
+        epsilon: float,
     ) -> None:
         self.match, self.shapes, self.dtype, self.epsilon = match, shapes, dtype, epsilon
         self.carrier = carrier_of(match, shapes)
-        self.arrays: dict[str, Array] = {}
+        self.arrays: dict[str, Array] = dict(fixed)
         self.path: list[Norm | Scale] = []  # what follows the carrier, the nearest first
 
     def fill(self, weight: Array, bias: Array) -> None:
         """Give every array of the block a value.
 
         Where the block adds what has no weights, its input or a mean of it, the carrier is the
-        convolution less that.
+        convolution less that; where it multiplies by a constant, divided by it.
         """
         term = self.match.term
         self.carry(term)
-        place = self.place_of_bias()
+        place, between = self.place_of_bias()
         if any(isinstance(leaf, Input | Mean) for leaf in leaves(term)):
             rest = fuse(block_tree(self.match, self.arrays, self.epsilon))
-            weight = weight.astype(np.float64) - rest.weight
-            weight, _ = round_once(weight, self.dtype)
+            weight, _ = round_once(weight.astype(np.float64) - rest.weight, self.dtype)
+        weight = self.divided(weight, self.path)
         self.arrays[self.carrier.weight] = stored_form(self.match, np.ascontiguousarray(weight))
         if place:
+            bias = self.divided(bias, between)
             self.arrays[place] = np.ascontiguousarray(bias.reshape(self.shapes[place]))
         elif bias.any():
             raise NoRoomError("nothing in the block can hold a bias")
         for key in self.match.counters:
             self.arrays[key] = np.zeros(self.shapes[key], np.int64)
 
-    def place_of_bias(self) -> str:
-        for part in self.path:
+    def place_of_bias(self) -> tuple[str, list[Norm | Scale]]:
+        """Return the key that can hold the bias, empty if none can, and what comes after it."""
+        for number, part in enumerate(self.path, 1):
             if isinstance(part, Norm) and part.keys[1]:
-                return part.keys[1]
+                return part.keys[1], self.path[number:]
         if self.carrier.bias != NEVER:
-            return self.carrier.shift
-        scales = (part.shift for part in self.path if isinstance(part, Scale) and part.row is None)
-        return next((key for key in scales if self.size(key) == self.match.geometry.outputs), "")
+            return self.carrier.shift, self.path
+        for number, part in enumerate(self.path, 1):
+            key = part.shift if isinstance(part, Scale) and part.row is None else ""
+            if key and self.size(key) == self.match.geometry.outputs:
+                return key, self.path[number:]
+        return "", []
+
+    def divided(self, values: Array, path: Sequence[Norm | Scale]) -> Array:
+        """Return ``values`` divided by the constants on ``path``."""
+        scales = [part for part in path if isinstance(part, Scale)]
+        factor = prod(-part.constant if part.minus else part.constant for part in scales)
+        if factor == 1:
+            return values
+        return round_once(values.astype(np.float64) / factor, self.dtype)[0]
 
     def size(self, key: str) -> int:
-        return int(np.prod(self.shapes[key])) if key else 0
+        return prod(self.shapes[key])
 
     def carry(self, term: Term) -> None:
         """Make everything around the carrier nothing, and note what follows it."""
@@ -112,7 +131,8 @@ class Filling:
     def zero(self, term: Term) -> None:
         """Make ``term`` zero, or neutral where it has nothing that could be zero."""
         if isinstance(term, Kernel):
-            self.put(term.weight, 0)
+            if not term.fixed:
+                self.put(term.weight, 0)
             self.put(term.shift if term.bias != NEVER else "", 0)
         elif isinstance(term, Norm):
             self.norm(term, 0)
@@ -133,13 +153,14 @@ class Filling:
         """Make ``term`` pass its input on, as far as channels and signs allow."""
         if isinstance(term, Kernel):
             self.zero(term)
-            _set_diagonal(self.arrays[term.weight])
+            if not term.fixed:
+                _set_diagonal(self.arrays[term.weight])
         elif isinstance(term, Norm):
             self.norm(term, 1)
         elif isinstance(term, Scale):
             self.scale(term, 1)
         elif isinstance(term, Sum):
-            passes = any(isinstance(branch, Input) for branch in term.branches)
+            passes = not all(_has_weights(branch) for branch in term.branches)
             for number, branch in enumerate(term.branches):
                 if number or passes:
                     self.zero(branch)
@@ -168,9 +189,8 @@ class Filling:
 
 
 def _can_be_nothing(term: Term) -> bool:
-    """Return whether a part around the carrier can be exactly nothing."""
-    plain = isinstance(term, Norm) or (isinstance(term, Scale) and term.constant == 1)
-    return plain and not (isinstance(term, Scale) and term.minus)
+    """Return whether a part around the carrier can be exactly nothing, or a known factor."""
+    return isinstance(term, Norm) or (isinstance(term, Scale) and term.constant != 0)
 
 
 def _to_be_zero(chain: Chain) -> Term | None:
@@ -188,7 +208,9 @@ def _has_weights(term: Term) -> bool:
         return any(_has_weights(part) for part in term.parts)
     if isinstance(term, Norm):
         return bool(term.keys[0])
-    return isinstance(term, Kernel) or (isinstance(term, Scale) and bool(term.factor))
+    if isinstance(term, Kernel):
+        return not term.fixed
+    return isinstance(term, Scale) and bool(term.factor)
 
 
 def _set_diagonal(weight: Array) -> None:
@@ -210,7 +232,7 @@ def carrier_of(match: BlockMatch, shapes: Shapes) -> Kernel:
         if isinstance(term, Kernel):
             shape = matrix(shapes[term.weight], term, match.spelling)
             fits = shape == match.geometry.weight and int(term.dilation) == 1
-            return term if fits else None
+            return term if fits and not (term.fixed or term.planes) else None
         if isinstance(term, Sum):
             return next((found for part in term.branches if (found := within(part))), None)
         if isinstance(term, Chain):
@@ -227,3 +249,9 @@ def carrier_of(match: BlockMatch, shapes: Shapes) -> Kernel:
         raise NoRoomError("no branch has a kernel for the whole convolution and nothing around it "
                           "but BatchNorms and factors")  # fmt: skip
     return carrier
+
+
+def fixed_keys(match: BlockMatch) -> tuple[str, ...]:
+    """Return the keys of a block's kernels that no training changes."""
+    kernels = (leaf for leaf in leaves(match.term) if isinstance(leaf, Kernel))
+    return tuple(kernel.weight for kernel in kernels if kernel.fixed)

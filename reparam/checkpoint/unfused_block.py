@@ -41,7 +41,12 @@ class UnfusedArrays:
 
 
 def unfuse_block(
-    match: BlockMatch, shapes: Shapes, weight: Array, bias: Array, epsilon: float
+    match: BlockMatch,
+    shapes: Shapes,
+    weight: Array,
+    bias: Array,
+    epsilon: float,
+    fixed: Mapping[str, Array],
 ) -> UnfusedArrays:
     """Return arrays for ``match``, a block in train-time form, that compute a convolution.
 
@@ -49,6 +54,7 @@ def unfuse_block(
         shapes: of every array of the block.
         weight, bias: of the convolution, as its file stores them.
         epsilon: of the BatchNorms.
+        fixed: arrays of the block that no training changes.
 
     Raises:
         NoRoomError: no branch can hold the convolution.
@@ -62,7 +68,7 @@ def unfuse_block(
             why="a BatchNorm with a larger one cannot be neutral to the last bit",
         )
     conv_weight = as_convolution(match, weight)
-    filling = Filling(match, shapes, weight.dtype.newbyteorder("="), epsilon)
+    filling = Filling(match, shapes, fixed, weight.dtype.newbyteorder("="), epsilon)
     filling.fill(conv_weight, bias)
     arrays = filling.arrays
     certificate, same = _proved(match, arrays, conv_weight, bias, epsilon)

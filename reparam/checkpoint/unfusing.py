@@ -18,10 +18,10 @@ from reparam.checkpoint.fusing import need_whole
 from reparam.checkpoint.notices import listing
 from reparam.checkpoint.outlines import Wishes
 from reparam.checkpoint.report import Epsilon
-from reparam.checkpoint.unfuse_network import Asked, Target
+from reparam.checkpoint.unfuse_network import LIKE, Asked, Target
 from reparam.checkpoint.unfuse_plan import UnfusePlan, plan_unfusing
 from reparam.checkpoint.unfuse_report import MEANING, TRAINING, UnfusedBlock, UnfusionReport
-from reparam.checkpoint.unfused_arrays import NoRoomError, carrier_of
+from reparam.checkpoint.unfused_arrays import NoRoomError, carrier_of, fixed_keys
 from reparam.checkpoint.unfused_block import unfuse_block, without_neutral
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.errors import CheckpointError, ReparamError, UnsupportedModelError
@@ -30,7 +30,7 @@ from reparam.errors import CheckpointError, ReparamError, UnsupportedModelError
 def unfuse_arrays(
     arrays: Mapping[str, np.ndarray[Any, Any]],
     *,
-    like: Shapes | None = None,
+    like: Mapping[str, np.ndarray[Any, Any]] | None = None,
     epsilon: float | None = None,
     families: Sequence[str] = (),
     have: Sequence[str] = (),
@@ -46,7 +46,7 @@ def unfuse_arrays(
     and compared before anything is returned. Arrays outside blocks are the same objects.
 
     Args:
-        like: names and shapes of a state dict of the train-time network.
+        like: a state dict of the train-time network, with any weights.
         epsilon: of the BatchNorms, in place of what the family says.
         families: names of families that come first where names and shapes leave it open.
         have, lack: optional parts that blocks have and lack, ``PART`` or ``BLOCK:PART``.
@@ -76,7 +76,7 @@ class Unfusing:
         arrays: Mapping[str, np.ndarray[Any, Any]],
         asked: Asked,
         *,
-        like: Shapes | None = None,
+        like: Mapping[str, np.ndarray[Any, Any]] | None = None,
         epsilon: float | None = None,
         epsilon_source: str = GIVEN,
     ) -> None:
@@ -87,13 +87,13 @@ class Unfusing:
         architecture = None
         if self.recognised is not None and like is None:
             need_whole(self.recognised)
-            architecture = train_time_shapes(shapes)
+            architecture = train_time_shapes(shapes, asked.wishes.branches)
         self.plan: UnfusePlan = plan_unfusing(
             shapes,
             asked,
-            like=like,
+            like=None if like is None else {key: array.shape for key, array in like.items()},
             architecture=architecture,
-            untold=self.recognised.assumed if self.recognised else (),
+            untold=self._untold(architecture),
         )
         need_epsilons((target.match for target in self.plan.targets), epsilon, shapes)
         self._carriers = {target: _carrier(target) for target in self.plan.targets}
@@ -183,7 +183,8 @@ class Unfusing:
         match = without_neutral(whole)
         epsilon = epsilon_of(match, self.given_epsilon)
         try:
-            made = unfuse_block(match, target.shapes, weight, bias, epsilon)
+            fixed = {key: self._fixed(key, whole) for key in fixed_keys(match)}
+            made = unfuse_block(match, target.shapes, weight, bias, epsilon, fixed)
         except NoRoomError as error:
             raise _no_room(whole, error) from error
         except ReparamError as error:
@@ -198,11 +199,30 @@ class Unfusing:
             same=made.same,
             certificate=made.certificate,
         )
-        whole_block = {**made.arrays, keys[0]: weight, keys[1]: bias} | {
-            key: np.full(target.shapes[key], value, weight.dtype)
-            for key, value in whole.neutral_keys.items()
+        whole_block = {
+            **dict(zip(keys, (weight, bias), strict=True)),
+            **made.arrays,
+            **{
+                key: np.full(target.shapes[key], value, weight.dtype)
+                for key, value in whole.neutral_keys.items()
+            },
         }
         return {key: whole_block[key] for key in target.keys}
+
+    def _fixed(self, key: str, match: BlockMatch) -> np.ndarray[Any, Any]:
+        """Return an array that the network makes and never learns, from a checkpoint of it."""
+        found = self.arrays.get(key, None if self.like is None else self.like.get(key))
+        if found is None:
+            raise CheckpointError(f"block '{match.where}' needs '{key}'", hint=LIKE)
+        return found
+
+    def _untold(self, architecture: Shapes | None) -> dict[str, Any]:
+        """Return settings of the recognised architecture that its deploy form does not tell."""
+        whole = None if architecture is None else recognise(architecture)
+        if whole is None or self.recognised is None:
+            return {}
+        told = self.recognised.settings
+        return {name: value for name, value in whole.settings.items() if name not in told}
 
     def _notices(self) -> Iterator[str]:
         yield from self.plan.notices

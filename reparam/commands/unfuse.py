@@ -36,8 +36,7 @@ Example:
   reparam unfuse repvgg.deploy.pdparams
   reparam unfuse ppyoloe_s.deploy.pdparams --like ppyoloe_s_fresh.pdparams
   reparam unfuse ppyoloe_s.deploy.pdparams --family RepVggBlock --with alpha
-  reparam unfuse mine.deploy.pdparams --family RepVGG --without 'stage*.0:rbr_identity' \\
-    --with 'stage*:rbr_identity'"""
+  reparam unfuse x.pdparams --family RepVGG --with '*.1:rbr_identity' --without rbr_identity"""
 )
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option(

@@ -206,10 +206,13 @@ def compose(first: Conv, second: Conv) -> Conv:
     pads = any(any(pair) for pair in second.padding)
     if pads:
         _need_zero_border(first)
-    groups = gcd(first.groups, second.groups)
-    inner = expand_groups(expand_dilation(first), groups)
-    outer = expand_groups(second, groups)
-    weight, bias = _composed(inner, outer)
+    if second.groups == second.in_channels == second.out_channels:
+        groups = first.groups  # each channel by itself: whatever was apart before stays apart
+        weight, bias = _composed_by_channel(expand_dilation(first), second)
+    else:
+        groups = gcd(first.groups, second.groups)
+        inner = expand_groups(expand_dilation(first), groups)
+        weight, bias = _composed(inner, expand_groups(second, groups))
     padding = tuple(
         (own[0] + pair[0] * step, own[1] + pair[1] * step)
         for own, pair, step in zip(first.padding, second.padding, first.stride, strict=True)
@@ -221,22 +224,41 @@ def compose(first: Conv, second: Conv) -> Conv:
 def _composed(inner: Conv, outer: Conv) -> tuple[Array, Array]:
     """Convolve the two weights, one tap of ``outer`` at a time; both in the same groups."""
     groups = inner.groups
+    kernel, windows = _windows(inner, outer)
+    middle = inner.weight.reshape(groups, -1, *inner.weight.shape[1:])
+    by_group = outer.weight.reshape(groups, -1, *outer.weight.shape[1:])
+    weight = np.zeros((groups, by_group.shape[1], inner.weight.shape[1], *kernel))
+    for one_tap, window in windows:
+        weight[window] += np.einsum("gom,gmi...->goi...", by_group[one_tap], middle, optimize=True)
+    taps = by_group.reshape(*by_group.shape[:3], -1).sum(axis=-1)
+    bias = np.einsum("gom,gm->go", taps, inner.bias.reshape(groups, -1))
+    return weight.reshape(-1, *weight.shape[2:]), outer.bias + bias.reshape(-1)
+
+
+def _composed_by_channel(inner: Conv, outer: Conv) -> tuple[Array, Array]:
+    """The same where ``outer`` is depthwise: its taps scale the output channels of ``inner``."""
+    kernel, windows = _windows(inner, outer)
+    weight = np.zeros((*inner.weight.shape[:2], *kernel))
+    by_channel = (-1,) + (1,) * (inner.weight.ndim - 1)
+    for one_tap, window in windows:
+        weight[window] += outer.weight[one_tap].reshape(by_channel) * inner.weight
+    taps = outer.weight.reshape(outer.out_channels, -1).sum(axis=-1)
+    return weight, outer.bias + taps * inner.bias
+
+
+def _windows(inner: Conv, outer: Conv) -> tuple[tuple[int, ...], list[tuple[Any, Any]]]:
+    """Return the kernel of ``outer(inner(x))``, and where each tap of ``outer`` puts ``inner``."""
     reach = tuple(d * s for d, s in zip(outer.dilation, inner.stride, strict=True))
     kernel = tuple(
         k + (taps - 1) * step
         for k, taps, step in zip(inner.kernel, outer.kernel, reach, strict=True)
     )
-    middle = inner.weight.reshape(groups, -1, *inner.weight.shape[1:])
-    by_group = outer.weight.reshape(groups, -1, *outer.weight.shape[1:])
-    weight = np.zeros((groups, by_group.shape[1], inner.weight.shape[1], *kernel))
+    windows = []
     for tap in np.ndindex(*outer.kernel):
         corner = zip(tap, reach, inner.kernel, strict=True)
-        window: tuple[Any, ...] = (..., *(slice(t * step, t * step + k) for t, step, k in corner))
-        one_tap: tuple[Any, ...] = (..., *tap)
-        weight[window] += np.einsum("gom,gmi...->goi...", by_group[one_tap], middle, optimize=True)
-    taps = by_group.reshape(*by_group.shape[:3], -1).sum(axis=-1)
-    bias = np.einsum("gom,gm->go", taps, inner.bias.reshape(groups, -1))
-    return weight.reshape(-1, *weight.shape[2:]), outer.bias + bias.reshape(-1)
+        window = (..., *(slice(t * step, t * step + k) for t, step, k in corner))
+        windows.append(((..., *tap), window))
+    return kernel, windows
 
 
 def _on_one_grid(convs: list[Conv]) -> list[tuple[Conv, Padding]]:

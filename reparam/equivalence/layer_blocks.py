@@ -6,7 +6,8 @@ it was, in float64, is the truth; what its conversion stored is evaluated in flo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -59,13 +60,33 @@ def blocks_stage(results: Sequence[BlockResult]) -> Stage:
     return Stage("blocks", verdict, summary, WHY, blocks=tuple(results))
 
 
-def compare_block(where: str, block: Any, other: Any, call: Call | None) -> BlockResult:
-    """Compare a block with what was made of it.
+@dataclass(frozen=True)
+class Prepared:
+    """A block with what it computes on every probe, to be compared with others.
+
+    Attributes:
+        where: what results call it.
+        inputs: the probes, by name.
+        truths: the outputs of the block in float64.
+        references: those of the block in float32, and with weights off by one rounding.
+        terms: those of the block that bounds it.
+        roundings: k of :data:`WHY`.
+    """
+
+    where: str
+    inputs: Mapping[str, Call]
+    truths: Mapping[str, list[Array]]
+    references: Mapping[str, list[list[Array]]]
+    terms: Mapping[str, list[Array]]
+    roundings: int
+
+
+def prepare(where: str, block: Any, call: Call | None) -> Prepared | BlockResult:
+    """Return what a block is compared by, or why it cannot be compared.
 
     Args:
-        where: what the result calls it.
+        where: what results call it.
         block: as it was, in float32.
-        other: after its conversion; None if it is gone.
         call: how the network calls the block; None if it does not.
     """
     if call is None:
@@ -80,17 +101,32 @@ def compare_block(where: str, block: Any, other: Any, call: Call | None) -> Bloc
         return _undecidable(where, f"it does not run in float64: {first_line(error)}")
     if any(y.dtype != np.float64 for outputs in truths.values() for y in outputs):
         return _undecidable(where, "it computes in a fixed precision, so there is no truth")
-    roundings = _roundings(block)
+    references, terms = {}, {}
+    for name, probe in inputs.items():
+        near = [run_block(copy, probe, "float64") for copy in shaken]
+        references[name] = [run_block(block, probe, "float32"), *near]
+        terms[name] = run_block(bounding, _absolute_call(probe), "float64")
+    return Prepared(where, inputs, truths, references, terms, _roundings(block))
+
+
+def compare_block(block: Prepared | BlockResult, other: Any) -> BlockResult:
+    """Compare a block with what was made of it.
+
+    Args:
+        block: as :func:`prepare` returns it.
+        other: after its conversion; None if it is gone.
+    """
+    if isinstance(block, BlockResult):
+        return block
+    where, truths = block.where, block.truths
     results, seen = [], []
     made = _widened(other)
-    for name, probe in inputs.items():
+    for name, probe in block.inputs.items():
         found = made if isinstance(made, str) else _run_converted(made, probe)
         if isinstance(found, str):
             return BlockResult(where, DIFFERENT, np.inf, 0.0, name, (), found)
-        references = [run_block(block, probe, "float32")]
-        references += [run_block(copy, probe, "float64") for copy in shaken]
-        terms = run_block(bounding, _absolute_call(probe), "float64")
-        results.append(_judge(where, name, truths[name], references, found, terms, roundings))
+        near, terms = block.references[name], block.terms[name]
+        results.append(_judge(where, name, truths[name], near, found, terms, block.roundings))
         scale = max((np.abs(y).max(initial=0) for y in truths[name]), default=0.0)
         seen += [results[-1].bound / scale] if scale else []
     worst = max(results, key=_share)

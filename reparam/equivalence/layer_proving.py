@@ -24,7 +24,7 @@ from reparam.adapters.foreign_running import Fed, calls_of, parts_run
 from reparam.adapters.foreign_trials import REPARAM, Chosen, Trial, failed
 from reparam.checkpoint import Left
 from reparam.conv.operators import Array
-from reparam.equivalence.layer_blocks import blocks_stage, compare_block
+from reparam.equivalence.layer_blocks import Prepared, blocks_stage, compare_block, prepare
 from reparam.equivalence.records import DIFFERENT, EQUAL, UNDECIDABLE, BlockResult, Stage
 
 
@@ -87,9 +87,14 @@ def prove(original: Fed, x: Array, skip: Sequence[str] = ()) -> Proved:
     Raises:
         NotFusibleError: a method failed, and we cannot fuse its block either.
     """
-    judge = _Judge(original, x)
-    conversion = convert(original.network, skip, judge)
-    converted = conversion.converted
+    judges: list[_Judge] = []
+
+    def new_judge() -> _Judge:
+        judges.append(_Judge(original, x))
+        return judges[-1]
+
+    conversion = convert(original.network, skip, new_judge)
+    judge, converted = judges[-1], conversion.converted
     paths = [path_of(done.where) for done in converted]
     notices = [f"'{where}': {reason}" for where, reason in judge.parted.items()]
     return Proved(
@@ -132,6 +137,7 @@ class _Judge:
         self.wrong: list[Wrong] = []
         self.unclear: list[BlockResult] = []
         self.parted: dict[str, str] = {}
+        self.prepared: dict[str, Prepared | BlockResult] = {}
 
     def __call__(self, trial: Trial) -> Chosen | None:
         """Return what is proved to be the block; None leaves it, and turns to those inside it."""
@@ -165,7 +171,9 @@ class _Judge:
     def compared(self, path: str, other: Any) -> BlockResult:
         """Compare the block at ``path`` with another, by the blocks inside it where need be."""
         where, block = path or "(root)", sublayer(self.network, path)
-        result = compare_block(where, block, other, self.calls.get(path))
+        if path not in self.prepared:  # one is compared several times, and then no more
+            self.prepared = {path: prepare(where, block, self.calls.get(path))}
+        result = compare_block(self.prepared[path], other)
         if result.verdict != UNDECIDABLE or other is None:
             return result
         parts = [

@@ -26,6 +26,7 @@ from reparam.checkpoint.manifest import source_of, wanted_of
 from reparam.equivalence import networks
 from reparam.equivalence.carried import WHY as CARRIED
 from reparam.equivalence.layer_proving import compare_layer_blocks, prove
+from reparam.equivalence.layer_reading import layer_as_meant
 from reparam.equivalence.loading import candidate_of
 from reparam.equivalence.probes import DEFAULT_SIZES, Probing, network_probes, probes
 from reparam.equivalence.records import DIFFERENT, EQUAL, Stage, Verification, verdict_of
@@ -44,16 +45,19 @@ class LayerTruth:
         arrays: its weights, in any form.
         model: which network.
         size: (H, W) of an image that it runs on.
+        layer: with the weights loaded, where there is one.
 
     Raises:
         UnsupportedModelError, CheckpointError, NotFusibleError: as
             :meth:`reparam.adapters.foreign_models.ForeignModel.layer_of` and ``fed``.
     """
 
-    def __init__(self, arrays: Arrays, model: ForeignModel, size: tuple[int, int]) -> None:
+    def __init__(
+        self, arrays: Arrays, model: ForeignModel, size: tuple[int, int], layer: Any = None
+    ) -> None:
         self.model = model
         self.size = size
-        self.layer: Fed = model.fed(model.layer_of(arrays), size)
+        self.layer: Fed = model.fed(model.layer_of(arrays) if layer is None else layer, size)
         self.wide = in_float64(self.layer)
         self.channels = self.layer.channels
         self._need_one_answer()
@@ -111,6 +115,11 @@ def verify_layers(
         UnsupportedModelError: the network cannot be built, or does not run.
         NotFusibleError: a method of the network failed.
     """
+    if candidate is not None and Path(candidate).suffix == ".onnx":
+        layer, notices = layer_as_meant(first.arrays, model, probing.sizes[0])
+        truth = LayerTruth(first.arrays, model, probing.sizes[0], layer)
+        _need_channels(truth, probing)
+        return _with_onnx(first, Path(candidate), truth, probing, notices)
     truth = LayerTruth(first.arrays, model, probing.sizes[0])
     _need_channels(truth, probing)
     if candidate is None:
@@ -122,8 +131,6 @@ def verify_layers(
         source, *_ = source_of(first)
         first, second = load_checkpoint(source, prefix=wanted_of(first)), first
         truth = LayerTruth(first.arrays, model, truth.size)
-    elif Path(candidate).suffix == ".onnx":
-        return _with_onnx(first, Path(candidate), truth, probing)
     else:
         second = candidate_of(candidate, probing.prefix)
     stages = _checkpoint_stages(first.arrays, second.arrays, truth, probing)
@@ -167,7 +174,7 @@ def _alike_in_both_forms(network: Any, other: Any, convertible: Sequence[str]) -
     changed = [key for key in common if ours[key].tobytes() != theirs[key].tobytes()]
     if not changed:
         return []
-    converted = convert(network, judge=as_made).converted
+    converted = convert(network, new_judge=lambda: as_made).converted
     paths = [path_of(done.where) for done in converted if not done.replaced and not done.added]
     same = [path for path in paths if not _form_differs(network, other, path)]
     return [path for path in same if any(is_inside(key, [path]) for key in changed)]
@@ -195,7 +202,7 @@ def _deployed(network: Any, paths: list[str]) -> Any:
         return network
     rest = [path for path in block_paths(network) if not is_inside(path, paths)]
     skip = [path for path in rest if not any(is_inside(one, [path]) for one in paths)]
-    deployed = convert(network, skip=skip, judge=as_made).layer
+    deployed = convert(network, skip=skip, new_judge=lambda: as_made).layer
     load_arrays(deployed, dict(state_of(network)))
     return deployed
 
@@ -226,7 +233,9 @@ def _network(truth: LayerTruth, layer: Any, probing: Probing, before: list[Stage
     return [truth.compare_network(layer, probing)]
 
 
-def _with_onnx(first: Checkpoint, path: Path, truth: LayerTruth, probing: Probing) -> Verification:
+def _with_onnx(
+    first: Checkpoint, path: Path, truth: LayerTruth, probing: Probing, notices: tuple[str, ...]
+) -> Verification:
     if not path.is_file():
         raise CheckpointError(f"cannot read '{path}'", found="no such file")
     if not probing.network:
@@ -236,7 +245,7 @@ def _with_onnx(first: Checkpoint, path: Path, truth: LayerTruth, probing: Probin
             hint="leave --no-network out",
         )
     stage = networks.compare_onnx(truth, path, probing)
-    return _verification(first, str(path), sha256_of(path), truth.model, [stage])
+    return _verification(first, str(path), sha256_of(path), truth.model, [stage], notices)
 
 
 def _compare_carried(ours: Arrays, theirs: Arrays, paths: list[str]) -> Stage:

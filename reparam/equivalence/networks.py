@@ -13,6 +13,7 @@ from reparam.adapters.checkpoint_layers import layer_of
 from reparam.adapters.closeness import FACTOR, UNDECIDABLE_FLOAT16, closeness
 from reparam.adapters.closeness import UNDECIDABLE as WORST_FLOOR
 from reparam.adapters.float16_reference import run_in_float16
+from reparam.adapters.foreign_running import jittered
 from reparam.architectures import recognise
 from reparam.checkpoint import fuse_arrays
 from reparam.conv.bounds import UNIT_ROUNDOFF
@@ -26,14 +27,19 @@ from reparam.equivalence.records import (
     Stage,
 )
 
+_JITTERS = (11, 12, 13)  # seeds of the copies whose weights are off by one rounding
+
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Runner = Callable[[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]
 
 WHY = (
     "truth: the original in float64; the candidate may be as far from it as the original in "
-    f"float32 is, times {FACTOR:g}"
+    f"float32 is, or with its weights off by one rounding, times {FACTOR:g}"
 )
-WHY_FLOAT16 = WHY.replace("float32", "float16")
+WHY_FLOAT16 = (
+    "truth: the original in float64; the candidate may be as far from it as the original in "
+    f"float16 is, times {FACTOR:g}"
+)
 OTHER_DTYPE = Stage(
     "network",
     SKIPPED,
@@ -142,6 +148,7 @@ def compare_run(
 ) -> Stage:
     """Compare the outputs of ``run`` with those of ``original``, on every input."""
     why = WHY_FLOAT16 if narrow else WHY
+    shaken = _Shaken(original)
     results: list[ProbeResult] = []
     for probe, x in inputs:
         truth = paddle_models.run_layer(original.wide, x.astype(np.float64))
@@ -152,8 +159,34 @@ def compare_run(
             text = f"{len(found)} outputs, the original has {len(truth)}"
             return Stage(name, DIFFERENT, text, why)
         for output, three in enumerate(zip(truth, reference, found, strict=True)):
-            results.append(_result(output, probe, *three, narrow))
+            result = _result(output, probe, *three, narrow)
+            if result.verdict == DIFFERENT and np.isfinite(result.distance) and not narrow:
+                truth_of, _, found_of = three
+                worse = shaken.reference(output, x, truth_of)
+                result = max(result, _result(output, probe, truth_of, worse, found_of, narrow),
+                             key=lambda one: one.bound)  # fmt: skip
+            results.append(result)
     return Stage(name, *_summary(results, narrow), why, probes=tuple(results))
+
+
+class _Shaken:
+    """The original with every weight off by one rounding of float32, made when it is needed.
+
+    By luck the original in float32 can meet the truth more closely than its weights, rounded, can
+    be told apart. What one rounding of the weights does is then the yardstick: fusing rounds them.
+    """
+
+    def __init__(self, original: Truth) -> None:
+        self.original = original
+        self.copies: list[Any] = []
+
+    def reference(self, output: int, x: np.ndarray[Any, Any], truth: Any) -> Any:
+        """Return the output, of several copies, that is furthest from the truth."""
+        if not self.copies:
+            self.copies = [jittered(self.original.layer, seed) for seed in _JITTERS]
+        wide = x.astype(np.float64)
+        outputs = [paddle_models.run_layer(copy, wide)[output] for copy in self.copies]
+        return max(outputs, key=lambda y: float(np.max(np.abs(y - truth))))
 
 
 def _result(

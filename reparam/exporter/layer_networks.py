@@ -9,6 +9,7 @@ from reparam.adapters.foreign_methods import block_paths
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.checkpoint import Checkpoint
 from reparam.checkpoint.fusing import need_finite
+from reparam.equivalence.layer_reading import layer_as_meant
 from reparam.equivalence.layer_verification import LayerTruth
 from reparam.exporter.layer_fusing import convert_proved
 from reparam.exporter.networks import CLASSIFIER_SIZE, Network, source_notices
@@ -37,9 +38,10 @@ def network_of_model(
     """
     need_finite(checkpoint.arrays)
     size = input_size or CLASSIFIER_SIZE
-    truth = LayerTruth(checkpoint.arrays, model, size)
+    meant, told = layer_as_meant(checkpoint.arrays, model, size)
+    truth = LayerTruth(checkpoint.arrays, model, size, meant)
     layer, blocks = truth.layer.network, block_paths(truth.layer.network)
-    notices = source_notices(checkpoint)
+    notices = [*source_notices(checkpoint), *told]
     proved = convert_proved(truth, skip)
     conversion, left = proved.conversion, proved.left
     converted = [done.where for done in conversion.converted]

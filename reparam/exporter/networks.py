@@ -102,13 +102,14 @@ def network_of(
         exported, report = deploy_layer_of(arrays, overrides)
         notices += report.notices
     classes = used.get("class_num") or used.get("num_classes")
+    usual = CLASSIFIER_SIZE if classes else BACKBONE_SIZE
     return Network(
         name=recognised.name,
         original=original,
         exported=exported,
         input_name=exported.input_name,
         channels=int(used.get("in_channels", 3)),
-        default_size=CLASSIFIER_SIZE if classes else BACKBONE_SIZE,
+        default_size=getattr(exported, "default_size", None) or usual,
         source=checkpoint.path,
         source_sha256=checkpoint.sha256,
         source_form=recognised.form,

@@ -99,6 +99,23 @@ class TestParts:
         put(layer, shared, nn.ReLU())
         assert list(layer.state_dict()) == []
 
+    def test_a_part_that_is_kept_in_a_list_besides(self):
+        class Listing(nn.Layer):
+            def __init__(self):
+                super().__init__()
+                self.parts, self.named, self.pair = [], {}, ()
+                for name in ("a", "b"):
+                    part = self.add_sublayer(name, nn.Conv2D(3, 3, 1))
+                    self.parts.append(part)
+                    self.named[name] = part
+                    self.pair += (part,)
+
+        layer, new = Listing(), nn.ReLU()
+        old = layer.parts[1]
+        put(layer, old, new)
+        assert layer.parts[1] is layer.named["b"] is layer.pair[1] is sublayer(layer, "b") is new
+        assert layer.parts[0] is layer.named["a"] is layer.pair[0] is not new
+
     def test_fingerprints_show_what_a_method_may_change(self):
         block = Placeholder(3)
         before = fingerprint(block)

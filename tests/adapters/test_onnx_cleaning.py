@@ -317,3 +317,47 @@ def test_graph_that_reads_what_nothing_makes_is_refused() -> None:
     broken = model([node("Relu", ["nothing"], ["y"])], {}, {"y": X_SHAPE})
     with pytest.raises(ExportError, match="not valid"):
         clean_model(broken)
+
+
+NEUTRAL = [
+    node("Mul", ["one", "c"], ["scaled"]),
+    node("Add", ["scaled", "zero"], ["y"]),
+]
+
+
+def affine_model(one=(1.0,), zero=(0.0,), nodes=NEUTRAL, outputs=Y, **more) -> bytes:
+    weights = {**conv_weights(), "one": np.float32(one), "zero": np.float32(zero)}
+    return model([conv(inputs=("x", "weight", "bias")), *nodes], weights, outputs, **more)
+
+
+def test_a_factor_of_1_and_a_shift_of_0_after_a_conv_go() -> None:
+    before = affine_model()
+    cleaned = clean_model(before)
+    assert ops(cleaned.model) == ["Conv"]
+    graph = onnx.load_model_from_string(cleaned.model).graph
+    assert [tensor.name for tensor in graph.initializer] == ["weight", "bias"]
+    assert [value.name for value in graph.output] == ["y"]
+    np.testing.assert_array_equal(run(before)[0], run(cleaned.model)[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({"one": (0.999,)}, ["Conv", "Mul", "Add"]),
+        ({"zero": (1e-30,)}, ["Conv", "Add"]),
+        ({"one": (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)}, ["Conv", "Mul", "Add"]),
+        ({"one": [[[[[1.0]]]]], "outputs": {"y": (1, 2, CHANNELS, 6, 8)}}, ["Conv", "Mul", "Add"]),
+        ({"outputs": {**Y, "c": (2, CHANNELS, 6, 8)}}, ["Conv", "Mul", "Add"]),
+        ({"nodes": [*NEUTRAL[:1], node("Add", ["scaled", "c"], ["y"])]}, ["Conv", "Mul", "Add"]),
+        ({"nodes": [node("Sub", ["zero", "c"], ["y"])]}, ["Conv", "Sub"]),
+        ({"inputs": {"x": X_SHAPE, "one": (1,)}}, ["Conv", "Mul", "Add"]),
+    ],
+    ids=["factor", "shift", "row", "axis", "output", "twice", "minus", "input"],
+)
+def test_what_is_not_neutral_stays(given: dict, left: list[str]) -> None:
+    before = affine_model(**given)
+    cleaned = clean_model(before)
+    assert ops(cleaned.model) == left
+    extra = {"one": np.ones(1, np.float32)} if "inputs" in given else {}
+    for old, new in zip(run(before, **extra), run(cleaned.model, **extra), strict=True):
+        np.testing.assert_array_equal(old, new)

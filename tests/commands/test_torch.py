@@ -92,7 +92,7 @@ def test_what_was_fused_is_verified_and_inspected(run, source, tmp_path):
 
 def test_a_deploy_form_of_pytorch_goes_back_into_safetensors(run, tmp_path):
     path = tmp_path / "x.deploy.pth"
-    path.write_bytes(zipped(wrapped(torch_arrays(deploy=True))))
+    path.write_bytes(zipped(wrapped(torch_arrays(deploy=True, groups={}))))
     code, out, _ = run("inspect", path)
     assert "7 of 7 blocks are one convolution" in out
     assert "not one that reparam knows" in out  # by its names it is Paddle's RepVGG

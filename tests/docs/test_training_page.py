@@ -14,6 +14,7 @@ import pytest
 import reparam
 from reparam.__main__ import main
 from reparam.example import example_checkpoints
+from reparam.models.paddle_api import paddle
 from reparam.models.training.makers import MAKERS, maker_named
 
 TEXT = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
@@ -27,16 +28,17 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "finetune", raising=False)
+    paddle.seed(0)  # new branches start at random
     finetune, back = PYTHON
     Path("finetune.py").write_text(finetune, encoding="utf-8")
     Path("back.py").write_text(back, encoding="utf-8")
     commands, more = SHELL
     for line in commands.splitlines():
-        run(line)
+        run(line, capsys)
     runpy.run_path("back.py", run_name="__main__")
     assert "absorbed=('stem.conv1.bn', 'stem.conv2.bn')" in capsys.readouterr().out
     for line in more.splitlines():
-        run(line)
+        run(line, capsys)
     before = reparam.load_checkpoint(example_checkpoints()["cspresnet"])
     after = reparam.load_checkpoint("plain.pdparams")
     assert after.shapes == before.shapes
@@ -45,7 +47,7 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     assert Path("plain.deploy.pdparams").exists()
 
 
-def run(line: str) -> None:
+def run(line: str, capsys) -> None:
     program, *arguments = shlex.split(line)
     if program == "python":
         runpy.run_path(arguments[0], run_name="__main__")
@@ -53,7 +55,7 @@ def run(line: str) -> None:
     assert program == "reparam"
     with pytest.raises(SystemExit) as caught:
         main(arguments)
-    assert not caught.value.code, line
+    assert not caught.value.code, (line, capsys.readouterr())
 
 
 def test_the_table_has_every_block_and_its_settings():

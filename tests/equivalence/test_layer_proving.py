@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import reparam.adapters.foreign_fusing as foreign_fusing
 from reparam.adapters.foreign_converting import convert
@@ -40,7 +42,7 @@ def off(network, arrays) -> float:
     x = np.random.default_rng(3).normal(size=(2, inputs, 9, 8))
     (truth,) = run_block(in_float64(block), Call((x,), {}), "float64")
     (found,) = run_block(in_float64(right), Call((x,), {}), "float64")
-    return float(np.abs(found - truth).max() / np.abs(truth).max())
+    return float(np.abs(found - truth).max() / max(np.abs(truth).max(), 1e-3))
 
 
 WRONG = [
@@ -79,6 +81,28 @@ class TestWrongWeights:
         assert notice.startswith("'block': its convert_to_deploy() makes another function of it")
         assert "fused by reparam instead" in notice
         assert "tests.faulty_blocks.Broadcasts" in notice
+
+
+@given(
+    inputs=st.sampled_from([2, 4, 6]),
+    multiple=st.sampled_from([1, 1, 2]),
+    stride=st.integers(1, 2),
+    grouped=st.booleans(),
+    attention=st.booleans(),
+    epsilon=st.sampled_from([1e-5, 1e-3, 1.0]),
+    kind=st.sampled_from(["MergesOne", "Raises"]),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_ours_is_right(inputs, multiple, stride, grouped, attention, epsilon, kind, seed):
+    groups = inputs if grouped else 1
+    network = build(kind, inputs, inputs * multiple, stride=stride, groups=groups,
+                    attention=attention, epsilon=epsilon)  # fmt: skip
+    result = proved(randomised(network, seed))
+    (done,) = result.conversion.converted
+    assert (done.by, done.runs) == ("reparam", True)
+    assert result.checks[0].distance <= 0.7 * result.checks[0].bound  # not by a hair
+    assert off(network, result.conversion.arrays) < 1e-5
 
 
 class TestWrongForm:
@@ -146,6 +170,18 @@ class TestFailures:
         assert "changes what is outside the block: 1 arrays, 'stem.weight' first" in done.problem
         assert (result.conversion.layer.stem.weight.numpy() == stem).all()
         assert off(network, result.conversion.arrays) < 1e-6
+
+    def test_what_it_changed_is_judged_again(self):
+        """The block that it disturbed is right once it is left in peace."""
+        network = randomised(build("Outside", followed=True))
+        network.block.__dict__["neighbours"] = (network.next.m.conv,)
+        result = proved(network)
+        assert [(d.where, d.by) for d in result.conversion.converted] == [
+            ("block", "reparam"),
+            ("next", "method"),
+        ]
+        assert result.wrong == ()
+        assert result.stage.verdict == "equal"
 
     def test_a_method_that_needs_arguments(self):
         result = proved(randomised(build("NeedsArguments")))

@@ -122,6 +122,18 @@ class TestDeployFormsThatAreWrong:
         assert any(flaw in notice for notice in report.notices)
         assert verify(source, report.output, probing(model)).verdict == "equivalent"
 
+    @needs_converter
+    def test_and_so_is_one_of_the_deploy_form(self, arguments, flaw, tmp_path):
+        """The user's own deploy form would be exported as it is, and nobody would know."""
+        source, model = source_of(tmp_path, **arguments), model_of(**arguments)
+        fused = fuse_layers(source, model, input_size=SIZE).output
+        report = export(fused, model=model, input_size=SIZE)
+        assert report.source_form == "deploy"
+        assert any(flaw in notice for notice in report.notices)
+        for first in (source, fused):
+            result = verify(first, report.output, probing(model))
+            assert result.verdict == "equivalent", result.first_difference
+
 
 class TestPlaceholders:
     """Both forms have the same keys."""
@@ -188,6 +200,14 @@ class TestWholeNetworks:
         assert report.worst.verdict == "equal"
         assert report.ops_after["Conv"] == 4
         assert "BatchNormalization" not in report.ops_after
+
+
+@pytest.mark.parametrize("kind", ["Returns", "Residual", "ChangesAndReturns"])
+def test_layers_that_methods_return_are_loaded_again(kind, tmp_path):
+    source, model = source_of(tmp_path, "returns", kind=kind), model_of("returns", kind=kind)
+    result = fuse_layers(source, model, input_size=SIZE)
+    assert {"block.weight", "block.bias"} <= set(load_checkpoint(result.output).arrays)
+    assert verify(source, result.output, probing(model)).verdict == "equivalent"
 
 
 @needs_converter

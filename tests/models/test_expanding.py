@@ -241,8 +241,16 @@ def test_from_its_checkpoint_back_to_the_network_that_it_was(trained, tmp_path):
     state = paddle.load(str(tmp_path / "expanded.pdparams"))
     assert other.set_state_dict(state) == ([], [])
     reparam.contract(other)
-    assert list(other.state_dict()) == list(classifier().state_dict())
-    assert as_close(model, other, x)
+    fused = classifier()
+    reparam.expand(fused)
+    convert_to_deploy(fused)
+    deploy = copy.deepcopy(model)
+    convert_to_deploy(deploy)
+    assert fused.set_state_dict(deploy.state_dict()) == ([], [])
+    reparam.contract(fused)
+    for plain in (other, fused):
+        assert list(plain.state_dict()) == list(classifier().state_dict())
+        assert as_close(model, plain, x)
 
 
 def example(name: str):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from reparam.models import CSPResNet, RepVGG, cspresnet_layout, repvgg_layout
+from reparam.models import CSPResNet, RepVGG, create_model, cspresnet_layout, repvgg_layout
 from tests.models.helpers import shapes_of
+from tests.models.structures import layout_of
 
 CSPRESNETS = [
     {"width_mult": 0.125, "depth_mult": 0.33},
@@ -49,6 +50,34 @@ def test_repvgg_layout_is_the_state_dict(settings, deploy):
     model = RepVGG(**settings, deploy=deploy)
     layout = repvgg_layout.layout(model.structure)
     assert layout.shapes(deploy=deploy) == shapes_of(model)
+
+
+OTHERS = [
+    ("mobileone_s0", {"width_multipliers": [0.125, 0.25, 0.125, 0.125]}),
+    ("mobileone_s4", {"width_multipliers": [0.5, 0.125, 0.25, 0.125], "num_conv_branches": 2}),
+    (
+        "mobileone",
+        {
+            "num_blocks_per_stage": [1, 3, 3, 2],
+            "width_multipliers": [1.5, 0.125, 0.0625, 0.0625],
+            "use_se": True,
+            "num_classes": 3,
+            "in_channels": 1,
+        },
+    ),
+    ("pplcnetv2_base", {"scale": 0.25, "class_num": 5}),
+    ("pplcnetv2", {"scale": 0.33, "depths": [1, 2, 1, 2], "use_last_conv": False}),
+    ("pplcnetv2", {"scale": 0.5, "depths": [1, 1, 3, 1], "class_expand": 12, "in_channels": 1}),
+    ("pplcnetv3_det", {"scale": 0.35}),
+    ("pplcnetv3_rec", {"scale": 0.5, "conv_kxk_num": 1, "in_channels": 1}),
+]
+
+
+@pytest.mark.parametrize("deploy", [False, True])
+@pytest.mark.parametrize(("name", "settings"), OTHERS)
+def test_other_layouts_are_the_state_dict(name, settings, deploy):
+    model = create_model(name, deploy=deploy, **settings)
+    assert layout_of(model.structure).shapes(deploy=deploy) == shapes_of(model)
 
 
 def conv_bn(prefix: str) -> list[str]:
@@ -96,3 +125,86 @@ def test_keys_of_repvgg_are_those_of_paddleclas(use_se):
     expected += ["linear.weight", "linear.bias"]
     model = RepVGG([1, 2, 1, 1], [0.25, 0.125, 0.125, 0.125], use_se=use_se)
     assert list(model.state_dict()) == expected
+
+
+def batch_norm(prefix: str) -> list[str]:
+    return [f"{prefix}.{key}" for key in ("weight", "bias", "_mean", "_variance")]
+
+
+def test_keys_of_mobileone_are_those_of_its_authors_in_paddles_spelling():
+    """Written down from a state dict of ml-mobileone, the second half of the third stage."""
+    settings = {"num_blocks_per_stage": [1, 1, 2, 1], "width_multipliers": [0.25] * 4}
+    model = create_model("mobileone", use_se=True, num_conv_branches=2, **settings)
+    gate = ("se.reduce.weight", "se.reduce.bias", "se.expand.weight", "se.expand.bias")
+    expected = [
+        *(f"stage3.2.{key}" for key in gate),
+        *batch_norm("stage3.2.rbr_skip"),
+        *conv_bn("stage3.2.rbr_conv.0"),
+        *conv_bn("stage3.2.rbr_conv.1"),
+        *conv_bn("stage3.2.rbr_scale"),
+        *(f"stage3.3.{key}" for key in gate),
+        *batch_norm("stage3.3.rbr_skip"),
+        *conv_bn("stage3.3.rbr_conv.0"),
+        *conv_bn("stage3.3.rbr_conv.1"),
+    ]
+    found = list(model.state_dict())
+    assert [key for key in found if key.startswith(("stage3.2.", "stage3.3."))] == expected
+    assert [key for key in found if key.startswith("stage0.")] == [
+        *conv_bn("stage0.rbr_conv.0"),
+        *conv_bn("stage0.rbr_scale"),
+    ]
+    assert found[-2:] == ["linear.weight", "linear.bias"]
+
+
+def test_keys_of_lcnetv2_are_those_of_paddleclas():
+    """Written down from a state dict of PaddleClas 2.6, less the unused weights beside branches."""
+    model = create_model("pplcnetv2", scale=0.25, depths=[1, 1, 1, 2])
+    found = list(model.state_dict())
+    expected = [
+        *conv_bn("stages.2.0.dw_conv_list.0"),
+        *conv_bn("stages.2.0.dw_conv_list.1"),
+        *(f"stages.2.0.se.{key}" for key in ("conv1.weight", "conv1.bias")),
+        *(f"stages.2.0.se.{key}" for key in ("conv2.weight", "conv2.bias")),
+        *conv_bn("stages.2.0.pw_conv_1"),
+        *conv_bn("stages.2.0.pw_conv_2"),
+        *conv_bn("stages.3.0.dw_conv_list.0"),
+        *conv_bn("stages.3.0.dw_conv_list.1"),
+        *conv_bn("stages.3.0.pw_conv"),
+        *conv_bn("stages.3.1.dw_conv_list.0"),
+        *conv_bn("stages.3.1.dw_conv_list.1"),
+        *conv_bn("stages.3.1.dw_conv_list.2"),
+        *conv_bn("stages.3.1.pw_conv"),
+        "last_conv.weight",
+        "fc.weight",
+        "fc.bias",
+    ]
+    assert found[-len(expected) :] == expected
+    start = [*conv_bn("stem.0"), *conv_bn("stem.1.dw_conv"), *conv_bn("stem.1.pw_conv")]
+    assert found[: len(start)] == start
+
+
+def test_keys_of_lcnetv3_are_those_of_paddleocr():
+    """Written down from a state dict of PaddleOCR 2.9."""
+    affine = ["lab.scale", "lab.bias", "act.lab.scale", "act.lab.bias"]
+    model = create_model("pplcnetv3_rec", scale=0.35, conv_kxk_num=2)
+    found = list(model.state_dict())
+    expected = [
+        *conv_bn("blocks6.0.dw_conv.conv_kxk.0"),
+        *conv_bn("blocks6.0.dw_conv.conv_kxk.1"),
+        *conv_bn("blocks6.0.dw_conv.conv_1x1"),
+        *(f"blocks6.0.dw_conv.{key}" for key in affine),
+        *(f"blocks6.0.se.{key}" for key in ("conv1.weight", "conv1.bias")),
+        *(f"blocks6.0.se.{key}" for key in ("conv2.weight", "conv2.bias")),
+        *conv_bn("blocks6.0.pw_conv.conv_kxk.0"),
+        *conv_bn("blocks6.0.pw_conv.conv_kxk.1"),
+        *(f"blocks6.0.pw_conv.{key}" for key in affine),
+        *batch_norm("blocks6.1.dw_conv.identity"),
+    ]
+    start = found.index(expected[0])
+    assert found[start : start + len(expected)] == expected
+    assert found[:5] == conv_bn("conv1")
+    detector = list(create_model("pplcnetv3_det", scale=0.35).state_dict())
+    maps = [f"layer_list.{i}.{key}" for i in range(4) for key in ("weight", "bias")]
+    assert detector[-8:] == maps
+    assert not any(".blocks3.0.dw_conv.identity." in f".{key}" for key in detector)
+    assert "blocks3.0.dw_conv.identity.weight" in found

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
 
 from reparam.errors import ReparamError, UnsupportedModelError
-from reparam.models import CSPResNet, RepVGG, convert_to_deploy, create_model, fold_batch_norms
+from reparam.models import (
+    CSPResNet,
+    MobileOne,
+    PPLCNetV2,
+    PPLCNetV3,
+    RepVGG,
+    convert_to_deploy,
+    create_model,
+    fold_batch_norms,
+)
 from reparam.models.blocks import ReparamBlock
 from reparam.models.paddle_api import paddle
 from tests.models.helpers import arrays_of, probe, randomise, run
@@ -29,7 +39,20 @@ NETWORKS = {
     "repvgg-squeeze": lambda **more: RepVGG(
         [1, 2, 1, 1], [0.25, 0.125, 0.0625, 0.0625], {3: 4}, class_num=7, use_se=True, **more
     ),
+    "mobileone": lambda **more: MobileOne(
+        [0.125, 0.125, 0.0625, 0.125], [1, 2, 1, 1], num_conv_branches=3, num_classes=7, **more
+    ),
+    "mobileone-squeeze": lambda **more: MobileOne(
+        [0.25, 0.125, 0.125, 0.0625], [1, 1, 2, 1], use_se=True, num_classes=7, **more
+    ),
+    "lcnetv2": lambda **more: PPLCNetV2(0.125, [1, 1, 2, 2], class_num=7, class_expand=24, **more),
+    "lcnetv2-short": lambda **more: PPLCNetV2(
+        0.125, [1, 1, 1, 2], class_num=7, use_last_conv=False, act="hardswish", **more
+    ),
+    "lcnetv3-detector": lambda **more: PPLCNetV3(0.0625, conv_kxk_num=2, det=True, **more),
+    "lcnetv3-recogniser": lambda **more: PPLCNetV3(0.0625, conv_kxk_num=1, **more),
 }
+NO_BATCH_NORM_OUTSIDE = (RepVGG, MobileOne)
 
 
 def image(size: int = 64) -> np.ndarray:
@@ -49,9 +72,9 @@ def test_deploy_form_is_as_near_to_the_truth_as_the_original_is(build):
     assert floor < 1e-3 * scale, "this network cannot tell a wrong fusion from rounding"
     assert convert_to_deploy(model)
     assert distance(run(model, x), truth) <= 4 * floor
-    assert fold_batch_norms(model) or isinstance(model, RepVGG)
+    assert fold_batch_norms(model) or isinstance(model, NO_BATCH_NORM_OUTSIDE)
     assert distance(run(model, x), truth) <= 4 * floor
-    assert not any("bn" in name for name in model.state_dict())
+    assert not any("_mean" in name for name in model.state_dict())
 
 
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
@@ -124,6 +147,29 @@ def test_epsilon_reaches_every_batch_norm(build):
     assert {norm._epsilon for norm in norms} == {1e-3}
 
 
+def test_a_text_detector_reads_four_maps_and_a_text_recogniser_one_line():
+    maps = run(PPLCNetV3(0.25, det=True), image())
+    assert [y.shape for y in maps] == [(1, 4, 16, 16), (1, 6, 8, 8), (1, 14, 4, 4), (1, 120, 2, 2)]
+    recogniser = PPLCNetV3(0.25)
+    height, width = recogniser.default_size
+    line = np.zeros((1, 3, height, width), "float32")
+    assert run(recogniser, line)[0].shape == (1, 128, 1, width // 8)
+    recogniser.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Paddle's, on statistics in training
+        assert list(recogniser(paddle.to_tensor(line)).shape) == [1, 128, 1, 40]
+
+
+def test_dropout_scales_the_scores_of_evaluation():
+    """PaddleClas drops in training without making up for it, and scales in evaluation."""
+    one = randomise(PPLCNetV2(0.125, [1, 1, 1, 1], class_num=5, dropout_prob=0.5, class_expand=8))
+    other = PPLCNetV2(0.125, [1, 1, 1, 1], class_num=5, dropout_prob=0.0, class_expand=8)
+    other.set_state_dict(one.state_dict())
+    bias = one.fc.bias.numpy()
+    whole, halved = run(other, image())[0] - bias, run(one, image())[0] - bias
+    np.testing.assert_allclose(halved, whole / 2, rtol=1e-5, atol=1e-6)
+
+
 def test_trt_changes_how_swish_is_written_and_not_its_value():
     one, other = CSPResNet(**NARROW), CSPResNet(**NARROW, trt=True)
     randomise(one)
@@ -134,14 +180,19 @@ def test_trt_changes_how_swish_is_written_and_not_its_value():
 
 
 @pytest.mark.filterwarnings("ignore:When training, we now always track:UserWarning")
-def test_a_network_can_be_trained():
-    model = CSPResNet(**NARROW, use_alpha=True, num_classes=5)
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_a_network_can_be_trained(build):
+    model = build()
     model.train()
-    model(paddle.to_tensor(probe(3, 64, 64).astype("float32"))).sum().backward()
-    unused = [
+    outputs = model(paddle.to_tensor(probe(3, 64, 64).astype("float32")))
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    sum(output.sum() for output in outputs).backward()
+    unused = {
         name for name, p in model.named_parameters() if not p.stop_gradient and p.grad is None
-    ]
-    assert unused == []
+    }
+    # PaddleOCR has an activation's affine where it leaves the activation out.
+    idle = {f"{name}.act.lab" for name, part in model.named_sublayers() if vars(part).get("idle")}
+    assert unused == {f"{name}.{key}" for name in idle for key in ("scale", "bias")}
 
 
 def test_blocks_are_found_by_the_names_in_the_state_dict():
@@ -187,3 +238,27 @@ def test_impossible_cspresnet_settings_are_refused(settings, message):
 def test_impossible_repvgg_settings_are_refused(settings, message):
     with pytest.raises(UnsupportedModelError, match=message):
         create_model("repvgg", **{**TINY, **settings})
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("mobileone", {"width_multipliers": [1, 1, 1]}, "four entries"),
+        ("mobileone_s0", {"num_blocks_per_stage": [1, 1, 1]}, "four entries"),
+        ("mobileone_s0", {"num_blocks_per_stage": [1, 1, 0, 1]}, "at least one block"),
+        ("mobileone_s0", {"num_conv_branches": 0}, "at least one block"),
+        ("mobileone", {"width_multipliers": [1, 1, 1, 0.01], "use_se": True}, "needs 16 channels"),
+        ("pplcnetv2", {"scale": 0, "depths": [1] * 4}, "positive 'scale'"),
+        ("pplcnetv2", {"scale": float("nan"), "depths": [1] * 4}, "positive 'scale'"),
+        ("pplcnetv2_base", {"depths": [1, 1]}, "4 entries in 'depths'"),
+        ("pplcnetv2_base", {"depths": [1, 1, 0, 1]}, "at least one block"),
+        ("pplcnetv2_base", {"class_expand": 0}, "at least one block"),
+        ("pplcnetv2_base", {"act": "reul"}, "no activation named 'reul'"),
+        ("pplcnetv3", {"scale": -1}, "positive 'scale'"),
+        ("pplcnetv3_det", {"scale": 0.05}, "at least one branch and channel"),
+        ("pplcnetv3_rec", {"conv_kxk_num": 0}, "at least one branch and channel"),
+    ],
+)
+def test_impossible_settings_of_other_networks_are_refused(name, settings, message):
+    with pytest.raises(UnsupportedModelError, match=message):
+        create_model(name, **settings)

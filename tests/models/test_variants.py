@@ -6,10 +6,17 @@ from math import prod
 
 import pytest
 
-from reparam.models import create_model, cspresnet_layout, repvgg_layout
+from reparam.models import (
+    create_model,
+    mobileone_layout,
+    pplcnetv2_layout,
+    pplcnetv3_layout,
+    repvgg_layout,
+)
 from reparam.models.cspresnet_layout import CHANNELS, LAYERS, VARIANTS, Structure, layout, scaled
 from reparam.models.layout import Shapes
 from tests.models.helpers import shapes_of
+from tests.models.structures import layout_of
 
 # What an optimizer changes. Train-time: counted in PaddleClas 2.6.0, B2g2 and B3g2 in its RepVGG
 # with its own map of groups. Deploy: the paper (arXiv 2101.03697, tables of results) has the same
@@ -41,6 +48,24 @@ CSPRESNET = {
     "cspresnet_x": (40_226_160, 40_240_640, 40_240_664),
 }
 
+# Train-time: counted in ml-mobileone. Deploy: the paper (arXiv 2206.04040, table 3) in millions.
+MOBILEONE = {
+    "mobileone_s0": (5_293_272, 2_078_504, "2.1"),
+    "mobileone_s1": (4_825_192, 4_764_840, "4.8"),
+    "mobileone_s2": (7_884_648, 7_808_168, "7.8"),
+    "mobileone_s3": (10_170_600, 10_078_312, "10.1"),
+    "mobileone_s4": (14_951_248, 14_838_352, "14.8"),
+}
+
+# Counted in PaddleClas 2.6.0, train-time less the unused deploy weights, and in PaddleOCR 2.9.
+LCNETS = {
+    "pplcnetv2_small": (pplcnetv2_layout, 4_128_552),
+    "pplcnetv2_base": (pplcnetv2_layout, 6_687_208),
+    "pplcnetv2_large": (pplcnetv2_layout, 10_542_120),
+    "pplcnetv3_det": (pplcnetv3_layout, 3_324_176),
+    "pplcnetv3_rec": (pplcnetv3_layout, 4_891_620),
+}
+
 
 def learned(shapes: Shapes) -> int:
     """Count without the running statistics, as papers do."""
@@ -67,12 +92,31 @@ def test_cspresnets_have_the_parameters_of_paddledetection(name):
     assert tuple(found) == CSPRESNET[name]
 
 
+@pytest.mark.parametrize("name", mobileone_layout.VARIANTS)
+def test_mobileones_have_the_published_parameters(name):
+    train_time, deploy, published = MOBILEONE[name]
+    structure = mobileone_layout.Structure.of(**mobileone_layout.VARIANTS[name])
+    whole = mobileone_layout.layout(structure)
+    assert learned(whole.shapes()) == train_time
+    assert learned(whole.shapes(deploy=True)) == deploy
+    assert f"{deploy / 1e6:.1f}" == published
+
+
+@pytest.mark.parametrize("name", LCNETS)
+def test_lcnets_have_the_parameters_of_their_projects(name):
+    family, train_time = LCNETS[name]
+    structure = family.Structure.of(**family.VARIANTS[name])
+    assert learned(family.layout(structure).shapes()) == train_time
+
+
 @pytest.mark.parametrize("deploy", [False, True])
-@pytest.mark.parametrize("name", ["repvgg_a0", "repvgg_b1g4", "cspresnet_t"])
+@pytest.mark.parametrize(
+    "name",
+    ["repvgg_a0", "repvgg_b1g4", "cspresnet_t", "mobileone_s0", "pplcnetv2_base", "pplcnetv3_det"],
+)
 def test_what_is_built_has_them(name, deploy):
-    family = repvgg_layout if name.startswith("repvgg") else cspresnet_layout
     model = create_model(name, deploy=deploy)
-    assert shapes_of(model) == family.layout(model.structure).shapes(deploy=deploy)
+    assert shapes_of(model) == layout_of(model.structure).shapes(deploy=deploy)
     trained = [tensor for tensor in model.parameters() if not tensor.stop_gradient]
     assert sum(tensor.size for tensor in trained) == learned(shapes_of(model))
 

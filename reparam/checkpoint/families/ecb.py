@@ -34,7 +34,7 @@ def _edge(name: str) -> Chain:
     mask = f"{name}.mask"
     return Chain(
         _kernel(name, "0", POINT),
-        Kernel(mask, _WINDOW, bias=NEVER, weight_key=mask, depthwise=True),
+        Kernel(mask, _WINDOW, bias=NEVER, weight_key=mask, depthwise=True, fixed=True),
         Scale(f"{name}.scale", f"{name}.bias"),
         label=name,
     )

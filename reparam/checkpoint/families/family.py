@@ -83,6 +83,8 @@ class Family:
         within: last word of the block's own name, where the names under it do not tell enough.
         beside: names, under the block, that stand there too in every block of the family.
         on_request: only where the user names the family.
+        blocked_by: first words of names of what computes between the operators of the term, so
+            that a block that has one is no such convolution, whoever names the family.
         dense: of one group alone.
     """
 
@@ -100,12 +102,19 @@ class Family:
     within: str = ""
     beside: tuple[str, ...] = ()
     on_request: bool = False
+    blocked_by: tuple[str, ...] = ()
     dense: bool = False
 
     def stands_at(self, prefix: str, names: Collection[str]) -> bool:
         """Return whether a block can be of this family by its own name and what is beside it."""
         named = not self.within or f".{prefix}".endswith(f".{self.within}.")
         return named and all(name in names for name in self.beside)
+
+    def obstacle(self, names: Collection[str]) -> str:
+        """Return a name that says that the block is no one convolution; empty if there is none."""
+        words = self.blocked_by
+        found = (n for n in names if any(n == w or n.startswith(f"{w}.") for w in words))
+        return min(found, default="")
 
     @property
     def distinctive(self) -> bool:

@@ -53,15 +53,13 @@ def _position(name: str) -> Sum:
     return Sum(kernel, Input())
 
 
-_POSITION = "a lone depthwise convolution named '{}' is taken for conv(x) + x, as in {}"
-
 POSITION = Family(
     name="RepCPE",
     term=_position("pe"),
     deploy="reparam_conv",
     epsilon=NO_NORM,
     source="ml-fastvit, models/fastvit.py, RepCPE",
-    remark=_POSITION.format("pe", "FastViT"),
+    remark="a lone depthwise convolution named 'pe' is taken for conv(x) + x, as in FastViT",
 )
 
 TIMM_POSITION = Family(
@@ -70,7 +68,7 @@ TIMM_POSITION = Family(
     deploy="reparam_conv",
     epsilon=NO_NORM,
     source="timm, models/fastvit.py, RepConditionalPosEnc",
-    remark=_POSITION.format("pos_enc", "timm's FastViT"),
+    within="pos_emb",
 )
 
 FAMILIES = (MIXER, TIMM_MIXER, POSITION, TIMM_POSITION)

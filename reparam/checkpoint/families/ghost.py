@@ -37,19 +37,26 @@ REPGHOST = Family(
 )
 
 
+_REGIONS = {"primary": "primary_conv.0", "cheap": "cheap_operation.0", "dw": "conv_dw"}
+_BESIDE = ("short_conv", "ghost1", "ghost2", "se", "shortcut")
+
+
+def _names(part: str) -> tuple[str, str, str]:
+    return (f"{part}_rpr_conv", f"{part}_rpr_scale", f"{part}_rpr_skip")
+
+
 def _ghost(part: str, project: str, norm: str, source: str) -> Family:
     """Return the record of one region of GhostNetV3's modules: primary, cheap or dw."""
-    beside = {"dw": ("ghost1", "ghost2", "se", "shortcut")}.get(part, ("short_conv",))
-    deploy = {"primary": "primary_conv.0", "cheap": "cheap_operation.0", "dw": "conv_dw"}[part]
-    names = [f"{part}_rpr_{kind}" for kind in ("conv", "scale", "skip")]
+    others = [other for other in _REGIONS if other != part]
+    theirs = [name for other in others for name in (*_names(other), _REGIONS[other])]
     return Family(
         name=f"GhostNetV3{project}",
-        part=deploy,
-        term=branches(names[0], names[1], names[2], norm=norm),
-        deploy=deploy,
+        part=_REGIONS[part],
+        term=branches(*_names(part), norm=norm),
+        deploy=_REGIONS[part],
         epsilon=_EPSILON,
-        anchors=tuple(names),
-        stays=beside,
+        anchors=_names(part),
+        stays=(*theirs, *_BESIDE),
         source=source,
     )
 
@@ -59,6 +66,6 @@ _TIMM = "timm, models/ghostnet.py, GhostModuleV3 and GhostBottleneckV3"
 
 FAMILIES = (
     REPGHOST,
-    *(_ghost(part, "", "bn", _OFFICIAL) for part in ("primary", "cheap", "dw")),
-    *(_ghost(part, " (timm)", "bn1", _TIMM) for part in ("primary", "cheap", "dw")),
+    *(_ghost(part, "", "bn", _OFFICIAL) for part in _REGIONS),
+    *(_ghost(part, " (timm)", "bn1", _TIMM) for part in _REGIONS),
 )

@@ -9,6 +9,7 @@ from reparam.checkpoint.families.family import Epsilon, Family
 from reparam.checkpoint.families.terms import (
     ODD,
     POINT,
+    SMALLER,
     Chain,
     Each,
     Maybe,
@@ -22,7 +23,7 @@ _EPSILON = Epsilon.of(1e-5, "BatchNorm2D's default, which PaddleClas and PaddleO
 
 V2 = Family(
     name="PP-LCNetV2",
-    term=Sum(Each(conv_norm("dw_conv_list.{i}", ODD))),
+    term=Sum(Each(conv_norm("dw_conv_list.{i}", SMALLER))),
     deploy="dw_conv",
     epsilon=_EPSILON,
     anchors=("dw_conv_list",),

@@ -71,6 +71,7 @@ DEPTHWISE = Family(
     deploy="conv1",
     epsilon=_EPSILON,
     anchors=("depth_conv", "rbr_identity_st1"),
+    stays=("point_conv", "rbr_identity_st2", "conv2"),
     source=_PADDLEDETECTION,
 )
 
@@ -84,6 +85,7 @@ POINTWISE = Family(
     deploy="conv2",
     epsilon=_EPSILON,
     anchors=("point_conv", "rbr_identity_st2"),
+    stays=("depth_conv", "rbr_1x1", "rbr_identity_st1", "conv1"),
     source=_PADDLEDETECTION,
 )
 

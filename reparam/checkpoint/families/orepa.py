@@ -49,6 +49,9 @@ def _kernels(stem: str, inside: str, *, point: bool) -> Sum:
     def part(row: int, *kernels: Kernel | Either) -> Chain:
         return Chain(*kernels, Scale(vector, row=row), label=_label(kernels))
 
+    def fixed(name: str) -> Kernel:
+        return array(stem + name, SAME, planes=True, fixed=True)
+
     depthwise = Kernel(
         f"{stem}gconv_dw",
         SAME,
@@ -58,13 +61,21 @@ def _kernels(stem: str, inside: str, *, point: bool) -> Sum:
         expands=True,
     )
     first = Either(
-        Sum(array(f"{stem}1x1_kxk_idconv1", POINT), array(f"{inside}id_tensor", POINT)),
+        Sum(array(f"{stem}1x1_kxk_idconv1", POINT), array(f"{inside}id_tensor", POINT, fixed=True)),
         array(f"{stem}1x1_kxk_conv1", POINT),
     )
     branches = [
         part(0, array(f"{stem}origin")),
-        part(1, array(f"{stem}avg_conv", POINT), array(f"{stem}avg_avg", SAME, planes=True)),
-        part(2, array(f"{stem}pfir_conv", POINT), array(f"{stem}prior", SAME, planes=True)),
+        part(
+            1,
+            array(f"{stem}avg_conv", POINT),
+            array(f"{stem}avg_avg", SAME, planes=True, fixed=True),
+        ),
+        part(
+            2,
+            array(f"{stem}pfir_conv", POINT),
+            array(f"{stem}prior", SAME, planes=True, fixed=True),
+        ),
         part(3, first, array(f"{stem}1x1_kxk_conv2", SAME)),
     ]
     if point:

@@ -15,6 +15,7 @@ from reparam.checkpoint.families.repvgg import REPVGG
 from reparam.checkpoint.families.terms import (
     MAYBE,
     NEVER,
+    PADDLE,
     POINT,
     Chain,
     Input,
@@ -39,7 +40,8 @@ V1 = Family(
     deploy="rbr_reparam",
     epsilon=_EPSILON,
     anchors=REPVGG.anchors,
-    stays=("nonlinearity",),  # its attention stands before the last BatchNorm
+    stays=("nonlinearity",),
+    blocked_by=("se",),  # before the last BatchNorm
     source=f"{_SOURCE}, QARepVGGBlockV1",
 )
 
@@ -62,6 +64,7 @@ def _v2(
         epsilon=_EPSILON,
         anchors=("rbr_dense", "rbr_1x1"),
         stays=("nonlinearity",),
+        blocked_by=("se", "rbr_1x1.bias"),  # a bias is of GRERepVGGBlock, normalized elsewhere
         source=source,
     )
 
@@ -72,7 +75,11 @@ V2 = _v2("QARepVGG", f"{_OWN}; YOLOv6, QARepVGGBlock", Input(), dense=True)
 V2_GROUPED = _v2(_GROUPED, f"{_OWN}, in groups", Input(), grouped=True)
 V2_PLAIN = _v2("QARepVGG (no identity)", f"{_OWN}, stride 2 or other channels")
 V2_AVERAGE = _v2(
-    "QARepVGG V2 (YOLOv6)", _THEIRS, Input(), Mean("rbr_dense.conv.weight"), dense=True
+    "QARepVGG V2 (YOLOv6)",
+    _THEIRS,
+    Input(),
+    Mean("rbr_dense.conv.weight", exclusive=PADDLE),
+    dense=True,
 )
 
 

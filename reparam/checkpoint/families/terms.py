@@ -38,6 +38,7 @@ class Kernel:
         expands: a depthwise one that makes several channels of each.
         planes: stored without the axis of the inputs: one window for each channel that comes
             in, (C, KH, KW), or one for all of them, (KH, KW).
+        fixed: the network makes it and never learns it; the same in every checkpoint.
         weight_key, bias_key: in place of the names above.
         linear: a fully connected layer, a weight of two axes: (O, I) in PyTorch's spelling and
             (I, O) in Paddle's.
@@ -52,6 +53,7 @@ class Kernel:
     grouped: bool = False
     expands: bool = False
     planes: bool = False
+    fixed: bool = False
     weight_key: str = ""
     bias_key: str = ""
     label: str = ""
@@ -239,9 +241,15 @@ def conv_norm(
     )
 
 
-def array(key: str, size: str | tuple[int, ...] = WIDE, *, planes: bool = False) -> Kernel:
+def array(
+    key: str,
+    size: str | tuple[int, ...] = WIDE,
+    *,
+    planes: bool = False,
+    fixed: bool = False,
+) -> Kernel:
     """Return the term of a convolution without bias whose weight is stored at ``key`` itself."""
-    return Kernel(key, size, bias=NEVER, weight_key=key, planes=planes)
+    return Kernel(key, size, bias=NEVER, weight_key=key, planes=planes, fixed=fixed)
 
 
 def leaves(term: Term) -> Iterator[Leaf]:

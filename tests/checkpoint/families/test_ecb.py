@@ -82,7 +82,7 @@ def test_any_channel_counts(seed, channels, middle, identity):
 
 def test_whether_the_input_is_added_is_asked():
     block, _ = ecb(4, 4)
-    with pytest.raises(CheckpointError, match="can be of two families") as caught:
+    with pytest.raises(CheckpointError, match="can be of several families") as caught:
         fuse_arrays(block.arrays)
     assert "--family 'ECB' or --family 'ECB-identity'" in caught.value.hint
     skipped, _ = fuse_arrays(block.arrays, skip=["b"])

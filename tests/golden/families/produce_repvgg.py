@@ -53,7 +53,8 @@ def timm() -> None:
     about = {
         "family": "RepConditionalPosEnc", "source": TIMM, "layer": "fastvit.RepConditionalPosEnc",
     }  # fmt: skip
-    record("timm_position", fastvit.RepConditionalPosEnc(4), 4, 8, groups=4, **about)
+    block = fastvit.RepConditionalPosEnc(4)
+    record("timm_position", block, 4, 8, groups=4, prefix="pos_emb.", **about)
     about = {"family": "RepGhost", "source": TIMM, "layer": "repghost.RepGhostModule"}
     block = RepGhostModule(3, 5)
     record(
