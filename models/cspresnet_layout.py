@@ -26,6 +26,8 @@ RETURN_IDX = (1, 2, 3)
 
 # Settings of which a fused kernel keeps no trace.
 LOST_IN_DEPLOY_FORM = ("use_alpha",)
+IN_TORCH = False
+BLOCK_FAMILY = "RepVggBlock"  # what reports call its blocks
 
 VARIANTS: dict[str, dict[str, float]] = {
     "cspresnet_t": {"width_mult": 0.375, "depth_mult": 0.33},

@@ -19,6 +19,8 @@ SQUEEZE = 16  # channels of a block for one of its squeeze-excite
 
 # Settings of which a fused kernel keeps no trace.
 LOST_IN_DEPLOY_FORM = ("num_conv_branches",)
+IN_TORCH = True  # the authors' own checkpoints are recognised in PyTorch's spelling too
+BLOCK_FAMILY = "MobileOne"  # what reports call its blocks
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "mobileone_s0": {"width_multipliers": [0.75, 1.0, 1.0, 2.0], "num_conv_branches": 4},

@@ -22,6 +22,8 @@ SQUEEZE = 4  # channels of a block for one of its squeeze-excite
 
 # Settings of which a fused kernel keeps no trace: none.
 LOST_IN_DEPLOY_FORM: tuple[str, ...] = ()
+IN_TORCH = False
+BLOCK_FAMILY = "PP-LCNetV2"  # what reports call its blocks
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "pplcnetv2_small": {"scale": 0.75, "depths": [2, 2, 4, 2]},

@@ -21,6 +21,8 @@ SQUEEZE = 4  # channels of a block for one of its squeeze-excite
 
 # Settings of which a fused kernel keeps no trace.
 LOST_IN_DEPLOY_FORM = ("conv_kxk_num",)
+IN_TORCH = False
+BLOCK_FAMILY = "LearnableRepLayer"  # what reports call its blocks
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "pplcnetv3_det": {"scale": 0.75, "det": True},

@@ -19,6 +19,7 @@ from reparam.models import (
     repvgg_layout,
 )
 from reparam.models.layout import Account, Shape
+from reparam.models.spelling import paddle_shapes, torch_name, torch_shapes, turned
 
 # A checkpoint is of a family when this share of all keys, found or needed, is right. One defect
 # in the smallest network leaves 10 of 12; a RepVGG in torch's spelling agrees on 3 keys of 8.
@@ -53,6 +54,9 @@ class Recognised:
         deployed: prefixes of the blocks that are in deploy form.
         folded: prefixes of the ConvBNLayers whose BatchNorm is folded.
         beside: keys of deploy weights that stand beside the branches, which decide.
+        block_family: what reports call its blocks, in any form.
+        torch: PyTorch wrote it: the keys above are in its spelling, those of the Layer in Paddle's
+            (:func:`reparam.models.spelling.in_paddle_spelling`).
     """
 
     name: str
@@ -66,6 +70,8 @@ class Recognised:
     deployed: tuple[str, ...] = ()
     folded: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    block_family: str = ""
+    torch: bool = False
 
 
 def recognise(shapes: Mapping[str, Shape]) -> Recognised | None:
@@ -77,13 +83,12 @@ def recognise(shapes: Mapping[str, Shape]) -> Recognised | None:
     found = _nearest(shapes)
     if found is None:
         return None
-    family, structure, account = found
-    name, settings = family.settings_of(structure)
-    assumed = dict(structure.assumed)
-    if account.form == "deploy":
-        for lost in family.LOST_IN_DEPLOY_FORM:
+    name, settings = found.family.settings_of(found.structure)
+    assumed = dict(found.structure.assumed)
+    if found.account.form == "deploy":
+        for lost in found.family.LOST_IN_DEPLOY_FORM:
             assumed[lost] = settings.pop(lost)
-    return _recognised(name, settings, assumed, account)
+    return _recognised(name, settings, assumed, found)
 
 
 def train_time_shapes(
@@ -98,38 +103,80 @@ def train_time_shapes(
     found = _nearest(shapes)
     if found is None:
         return None
-    family, structure, _ = found
+    structure = found.structure
     if branches is not None and hasattr(structure, "conv_branches"):
         structure = replace(structure, conv_branches=branches)
-    whole: dict[str, Shape] = family.layout(structure).shapes()
-    return whole
+    whole: dict[str, Shape] = found.family.layout(structure).shapes()
+    return torch_shapes(whole) if found.torch else whole
 
 
-def _nearest(shapes: Mapping[str, Shape]) -> tuple[Any, Any, Account] | None:
-    """Return the family, the structure and how the keys agree with it."""
+@dataclass(frozen=True)
+class _Nearest:
+    """A network, how the keys of a checkpoint agree with it, and whether PyTorch wrote them."""
+
+    family: Any
+    structure: Any
+    account: Account
+    torch: bool
+
+
+def _nearest(shapes: Mapping[str, Shape]) -> _Nearest | None:
     for inference, family in _FAMILIES:
-        structure = inference.infer(shapes)
-        if structure is None:
-            continue
-        account: Account = family.layout(structure).account(shapes)
-        if account.agreement >= _LEAST_AGREEMENT:
-            return family, structure, account
+        found = _of_family(inference, family, shapes, torch=False)
+        if family.IN_TORCH and found is not None:
+            found = _in_either_spelling(found, inference, shapes)
+        if found is not None and found.account.agreement >= _LEAST_AGREEMENT:
+            return found
     return None
 
 
+def _of_family(
+    inference: Any, family: Any, shapes: Mapping[str, Shape], torch: bool
+) -> _Nearest | None:
+    structure = inference.infer(shapes)
+    if structure is None:
+        return None
+    return _Nearest(family, structure, family.layout(structure).account(shapes), torch)
+
+
+def _in_either_spelling(
+    found: _Nearest, inference: Any, shapes: Mapping[str, Shape]
+) -> _Nearest | None:
+    """Return ``found`` or what the keys are in PyTorch's spelling, whichever agrees better.
+
+    In deploy form the axes of the linear layer alone tell, and where it is square nothing does:
+    then None.
+    """
+    if any(torch_name(key) != key for key in shapes):  # a statistic, by the name Paddle gives it
+        return found
+    translated = paddle_shapes(shapes)
+    other = _of_family(inference, found.family, translated, torch=True)
+    if other is None or other.account.agreement < found.account.agreement:
+        return found
+    if other.account.agreement > found.account.agreement:
+        return other
+    linear = [shape for shape in translated.values() if len(shape) == 2]
+    return None if any(shape[0] == shape[1] for shape in linear) else found
+
+
 def _recognised(
-    name: str, settings: dict[str, Any], assumed: dict[str, Any], account: Account
+    name: str, settings: dict[str, Any], assumed: dict[str, Any], found: _Nearest
 ) -> Recognised:
+    account = found.account
+    own = torch_name if found.torch else str
+    shape = turned if found.torch else tuple
     return Recognised(
         name=name,
         settings=settings,
         assumed=assumed,
         form=account.form,
         blocks=account.blocks,
-        missing=account.missing,
-        unexpected=account.unexpected,
-        mismatched=account.mismatched,
+        missing=tuple(map(own, account.missing)),
+        unexpected=tuple(map(own, account.unexpected)),
+        mismatched=tuple((own(key), shape(a), shape(b)) for key, a, b in account.mismatched),
         deployed=account.deployed,
         folded=account.folded,
-        beside=account.beside,
+        beside=tuple(map(own, account.beside)),
+        block_family=found.family.BLOCK_FAMILY,
+        torch=found.torch,
     )

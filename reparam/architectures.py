@@ -128,3 +128,10 @@ def contract(model: Any) -> Contraction:
     from reparam.models.training import contract as put_convolutions
 
     return put_convolutions(model)
+
+
+def in_paddle_spelling(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arrays that PyTorch wrote of a recognised network as its Layer names them."""
+    from reparam.models.spelling import in_paddle_spelling as respelt
+
+    return respelt(arrays)

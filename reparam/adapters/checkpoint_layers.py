@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reparam.adapters.paddle_models import build_layer, load_arrays
-from reparam.architectures import list_models, recognise
+from reparam.architectures import in_paddle_spelling, list_models, recognise
 from reparam.errors import UnsupportedModelError
 
 
@@ -26,6 +26,7 @@ def layer_of(arrays: Mapping[str, np.ndarray[Any, Any]], overrides: Mapping[str,
         UnsupportedModelError: the architecture is unknown, or cannot be built like that.
         CheckpointError: a key is missing, left over or of the wrong shape or dtype.
     """
+    arrays = as_layers_name_them(arrays)
     recognised = architecture_of(arrays)
     deployed = set(recognised.deployed) == set(recognised.blocks)
     layer = build_layer(recognised, deploy=deployed, overrides=overrides)
@@ -36,6 +37,17 @@ def layer_of(arrays: Mapping[str, np.ndarray[Any, Any]], overrides: Mapping[str,
     not_of_it = {*recognised.unexpected, *recognised.beside}
     load_arrays(layer, {key: array for key, array in arrays.items() if key not in not_of_it})
     return layer
+
+
+def as_layers_name_them(
+    arrays: Mapping[str, np.ndarray[Any, Any]],
+) -> Mapping[str, np.ndarray[Any, Any]]:
+    """Return ``arrays`` in Paddle's spelling: the same unless PyTorch wrote them.
+
+    Raises:
+        UnsupportedModelError: as :func:`architecture_of`.
+    """
+    return in_paddle_spelling(arrays) if architecture_of(arrays).torch else arrays
 
 
 def architecture_of(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:

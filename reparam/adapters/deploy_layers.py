@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reparam.adapters.checkpoint_layers import architecture_of, layer_of
+from reparam.adapters.checkpoint_layers import architecture_of, as_layers_name_them, layer_of
 from reparam.adapters.paddle_models import (
     Array,
     as_float32,
@@ -31,7 +31,8 @@ def recognised_in(arrays: Mapping[str, Array]) -> Any:
     refuse_keys("missing", found.missing, found.name)
     refuse_keys("of the wrong shape", wrong, found.name)
     refuse_keys("unexpected", found.unexpected, found.name)
-    odd = [f"{name} is {a.dtype.name}" for name, a in arrays.items() if a.dtype.name not in _FLOATS]
+    used = as_layers_name_them(arrays)
+    odd = [f"{name} is {a.dtype.name}" for name, a in used.items() if a.dtype.name not in _FLOATS]
     refuse_keys("of a dtype that does not run on a CPU", odd, found.name)
     return found
 
@@ -49,7 +50,8 @@ def deploy_layer_of(
         CheckpointError: as :func:`recognised_in`, or a block cannot be fused.
     """
     recognised_in(arrays)
-    fused, report = fuse_arrays(as_float32(arrays), epsilon=(overrides or {}).get("epsilon"))
+    arrays = as_float32(as_layers_name_them(arrays))
+    fused, report = fuse_arrays(arrays, epsilon=(overrides or {}).get("epsilon"))
     layer = layer_of(fused, overrides or {})
     for part in layer.sublayers():
         if hasattr(part, "fold_batch_norm"):

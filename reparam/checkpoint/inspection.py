@@ -118,12 +118,10 @@ def _blocks(
         ), ()
     found = find_blocks(shapes, spared=lambda _: True)  # telling is all that is asked for
     forms = [BlockForm(m.where, m.family.name, "train-time") for m in found.blocks]
-    whole = known.deployed if known is not None else [where for where, _ in found.deployed]
-    families = dict(found.deployed)
-    forms += [
-        BlockForm(where, families[where].name if where in families else known.name, "deploy")
-        for where in whole
-    ]
+    if known is not None:  # the name of the convolution alone fits several families
+        forms += [BlockForm(where, known.block_family, "deploy") for where in known.deployed]
+    else:
+        forms += [BlockForm(where, family.name, "deploy") for where, family in found.deployed]
     unclear = (*found.doubts, *found.spared)
     doubts = tuple(f"{where}: {reason}" for where, reason in unclear)
     order = {where: place for place, where in enumerate(known.blocks)} if known else {}

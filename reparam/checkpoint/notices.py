@@ -102,10 +102,11 @@ def _factor_notices(plan: Plan, arrays: Arrays) -> list[str]:
     )
     notices = []
     if zero:
-        notices.append(
-            f"exactly 0, so the branch it multiplies is gone: {listing(zero)}. PaddleDetection "
-            "takes 0 for 'no factor' there and would add the branch with factor 1"
-        )
+        said = f"exactly 0, so what it multiplies is gone: {listing(zero)}"
+        if any(key.endswith(_ALPHA) for key in zero):
+            said += (". PaddleDetection takes an alpha of 0 for 'no factor' and would add the "
+                     "branch with factor 1")  # fmt: skip
+        notices.append(said)
     if below:
         notices.append(
             f"below 0: {listing(below)}. The branch is multiplied by it here, as its formula says; "

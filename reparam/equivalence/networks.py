@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from reparam.adapters import onnx_files, onnx_runtime, paddle_models
-from reparam.adapters.checkpoint_layers import layer_of
+from reparam.adapters.checkpoint_layers import as_layers_name_them, layer_of
 from reparam.adapters.closeness import FACTOR, UNDECIDABLE_FLOAT16, closeness
 from reparam.adapters.closeness import UNDECIDABLE as WORST_FLOOR
 from reparam.adapters.float16_reference import run_in_float16
@@ -80,6 +80,7 @@ class Original:
     """
 
     def __init__(self, arrays: Arrays, overrides: Mapping[str, Any]) -> None:
+        arrays = as_layers_name_them(arrays)
         self.layer = layer_of(paddle_models.as_float32(arrays), overrides)
         self.wide = paddle_models.in_float64(self.layer)
         if any(array.dtype == np.float64 for array in arrays.values()):

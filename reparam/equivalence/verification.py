@@ -12,6 +12,7 @@ from reparam.architectures import recognise
 from reparam.checkpoint import Checkpoint, fuse_arrays, load_checkpoint
 from reparam.checkpoint.blocks import BlockMatch, find_blocks
 from reparam.checkpoint.families import Family
+from reparam.checkpoint.families.terms import COUNTER
 from reparam.checkpoint.fusing import need_finite
 from reparam.checkpoint.manifest import source_of, wanted_of
 from reparam.checkpoint.opening import check_input
@@ -107,7 +108,7 @@ def _checkpoint_stages(ours: Arrays, theirs: Arrays, probing: Probing) -> tuple[
         return tuple(stages)
     if recognise({key: array.shape for key, array in ours.items()}) is None:
         return (*stages, networks.NO_ARCHITECTURE)
-    if any(array.dtype not in _RUN for array in (*ours.values(), *theirs.values())):
+    if not (_are_run(ours) and _are_run(theirs)):
         return (*stages, networks.OTHER_DTYPE)
     try:
         original = networks.Original(ours, probing.overrides)
@@ -116,6 +117,12 @@ def _checkpoint_stages(ours: Arrays, theirs: Arrays, probing: Probing) -> tuple[
         raise MissingDependencyError(error.what, hint=hint) from error
     _need_channels(original, probing)
     return (*stages, networks.compare_layers(original, theirs, probing))
+
+
+def _are_run(arrays: Arrays) -> bool:
+    """Whether a network runs on these weights in float32; PyTorch's counters are none."""
+    weights = (array for key, array in arrays.items() if key.rpartition(".")[2] != COUNTER)
+    return all(array.dtype in _RUN for array in weights)
 
 
 def _train_time_in(

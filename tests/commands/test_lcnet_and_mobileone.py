@@ -126,6 +126,45 @@ def test_an_affine_that_paddleocr_did_not_fold_is_exported_as_it_is(told, tmp_pa
     assert told("verify", other, source.with_suffix(".onnx"))[0] == 1
 
 
+@needs_converter
+@pytest.mark.parametrize("form", ["train-time", "deploy"])
+def test_a_mobileone_that_pytorch_wrote_is_the_same_network(form, told, tmp_path):
+    layout = layout_of(SMALL["mobileone-se"])
+    arrays = random_arrays(layout.shapes(deploy=form == "deploy"))
+    names = {"_mean": "running_mean", "_variance": "running_var"}
+    written = {}
+    for key, array in arrays.items():
+        stem, dot, leaf = key.rpartition(".")
+        written[f"{stem}{dot}{names.get(leaf, leaf)}"] = np.ascontiguousarray(
+            array.T if array.ndim == 2 else array
+        )
+        if leaf == "_mean":
+            written[f"{stem}.num_batches_tracked"] = np.array(7)
+    ours = write(tmp_path, arrays, "ours.pdparams")
+    theirs = write(tmp_path, written, "theirs.safetensors")
+    code, report = told("fuse", theirs)
+    assert (code, report["architecture"]) == (0, "mobileone")
+    code, proof = told("verify", theirs, tmp_path / "theirs.deploy.safetensors")
+    assert (code, proof["stages"][-1]["name"]) == (0, "network")
+    assert proof["stages"][-1]["verdict"] == "equal"
+    code, exported = told("export", theirs, "--onnx", "--input-size", "64")
+    assert (code, exported["worst"]["verdict"]) == (0, "equal")
+    assert told("verify", ours, theirs.with_suffix(".onnx"))[0] == 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_blocks_in_deploy_form_are_called_what_they_are(name, told, tmp_path):
+    """Several families call their one convolution ``reparam_conv``."""
+    layout = layout_of(SMALL[name])
+    found = []
+    for deploy in (False, True):
+        arrays = random_arrays(layout.shapes(deploy=deploy))
+        _, report = told("inspect", write(tmp_path, arrays, f"{deploy}.pdparams"))
+        found.append([(block["where"], block["family"]) for block in report["blocks"]])
+    assert found[0] == found[1]
+    assert len(found[0]) == len(layout.blocks)
+
+
 AFFINE = tuple(f"_conv.lab.{key}" for key in ("scale", "bias"))
 
 

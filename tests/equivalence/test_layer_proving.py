@@ -258,6 +258,24 @@ class TestReturnedLayers:
         assert {"block.weight", "block.bias"} <= set(result.conversion.arrays)
         assert result.stage.verdict == "equal"
 
+    def test_a_forward_that_is_exchanged(self):
+        """As ultralytics does: ``self.forward = self.forward_fuse``."""
+
+        class Exchanging(Block):
+            def forward_fuse(self, x):
+                return self.rbr_reparam(x).clip(0)
+
+            def fuse_convs(self):
+                Block.convert_to_deploy(self)
+                self.forward = self.forward_fuse
+
+            convert_to_deploy = None
+
+        network = randomised(build())
+        network.block = randomised(Exchanging(4))
+        (done,) = proved(network).conversion.converted
+        assert (done.method, done.by) == ("fuse_convs", "method")
+
     def test_a_wrong_one(self):
         result = proved(randomised(returns("ReturnsWrong")))
         assert [one.trial.path for one in result.wrong] == ["block"]

@@ -14,7 +14,7 @@ from reparam.models import (
     pplcnetv3_layout,
     repvgg_layout,
 )
-from reparam.models.layout import Layout
+from reparam.models.layout import Layout, Shapes
 
 CSP = cspresnet_layout.Structure
 REPVGG = repvgg_layout.Structure
@@ -49,6 +49,18 @@ SMALL = {
 
 def layout_of(structure) -> Layout:
     return LAYOUTS[type(structure)].layout(structure)
+
+
+def torch_spelled(shapes: Shapes) -> Shapes:
+    """Return what PyTorch would have written, a counter with every BatchNorm."""
+    spelling = {"_mean": "running_mean", "_variance": "running_var"}
+    found: Shapes = {}
+    for name, shape in shapes.items():
+        stem, _, last = name.rpartition(".")
+        found[f"{stem}.{spelling.get(last, last)}"] = shape[::-1] if len(shape) == 2 else shape
+        if last == "_mean":
+            found[f"{stem}.num_batches_tracked"] = ()
+    return found
 
 
 def structure_of(recognised: Recognised):
@@ -125,7 +137,7 @@ def mobileone_structures(draw) -> mobileone_layout.Structure:
         widths=draw(st.tuples(*[widths] * 4)),
         conv_branches=draw(st.integers(1, 4)),
         use_se=use_se,
-        num_classes=draw(st.integers(1, 20)),
+        num_classes=draw(st.sampled_from([1, 2, 10, 20])),  # never a width: see IN_TORCH
         in_channels=draw(st.integers(1, 4)),
     )
 

@@ -13,15 +13,19 @@ from hypothesis import strategies as st
 
 from reparam.models import cspresnet_layout, recognise, repvgg_layout
 from reparam.models.layout import Block, ConvBN, Plain, Shapes
+from reparam.models.recognition import train_time_shapes
 from tests.models.structures import (
     A0,
     CSP,
     REPVGG,
     SMALL_CSP,
+    SMALL_MOBILEONE,
     layout_of,
+    mobileone_structures,
     structure_of,
     structures,
     told_by_deploy_form,
+    torch_spelled,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -146,6 +150,42 @@ def test_other_widths_are_the_family_with_lists():
     found = recognise(layout_of(replace(A0, groups={2: 2})).shapes())
     assert found.name == "repvgg"
     assert found.settings["override_groups_map"] == {2: 2}
+
+
+@settings(deadline=None, max_examples=30)
+@given(mobileone_structures(), st.booleans())
+def test_a_mobileone_is_recognised_as_pytorch_wrote_it(structure, deploy):
+    shapes = layout_of(structure).shapes(deploy=deploy)
+    written = torch_spelled(shapes)
+    found, ours = recognise(written), recognise(shapes)
+    assert (found.torch, ours.torch) == (True, False)
+    assert replace(found, torch=False) == ours
+    if not deploy:
+        counters = {key for key in written if key.endswith("num_batches_tracked")}
+        assert set(train_time_shapes(written).items()) | {(k, ()) for k in counters} == set(
+            written.items()
+        )
+
+
+def test_what_is_wrong_with_pytorchs_keys_is_said_in_its_spelling():
+    whole = torch_spelled(layout_of(SMALL_MOBILEONE).shapes())
+    gone = "stage2.1.rbr_conv.1.bn.running_mean"
+    damaged = {key: shape for key, shape in whole.items() if key != gone}
+    damaged |= {"linear.weight": (7, 41), "stage0.rbr_scale.bn.running_var": (9,), "x.bias": (1,)}
+    found = recognise(damaged)
+    assert (found.missing, found.unexpected) == ((gone,), ("x.bias",))
+    assert sorted(found.mismatched) == [
+        ("linear.weight", (7, 41), (7, 40)),
+        ("stage0.rbr_scale.bn.running_var", (9,), (8,)),
+    ]
+
+
+def test_whose_square_classifier_it_is_a_deploy_form_does_not_tell():
+    """Its weight would be read the wrong way round in half of the cases."""
+    square = replace(SMALL_MOBILEONE, num_classes=SMALL_MOBILEONE.widths[-1])
+    assert recognise(layout_of(square).shapes(deploy=True)) is None
+    assert recognise(layout_of(square).shapes()).torch is False
+    assert recognise(torch_spelled(layout_of(square).shapes())).torch is True
 
 
 def test_a_fused_kernel_does_not_tell_alpha():

@@ -16,6 +16,7 @@ from tests.models.structures import (
     SMALL_SE,
     layout_of,
     structure_of,
+    torch_spelled,
 )
 
 
@@ -127,17 +128,6 @@ def prefixed(structure, prefix: str) -> Shapes:
     return {f"{prefix}{name}": shape for name, shape in layout_of(structure).shapes().items()}
 
 
-def torch_spelled(structure) -> Shapes:
-    spelling = {"_mean": "running_mean", "_variance": "running_var"}
-    shapes: Shapes = {}
-    for name, shape in layout_of(structure).shapes().items():
-        stem, _, last = name.rpartition(".")
-        shapes[f"{stem}.{spelling.get(last, last)}"] = shape
-        if last == "_mean":
-            shapes[f"{stem}.num_batches_tracked"] = ()
-    return shapes
-
-
 @pytest.mark.parametrize(
     "shapes",
     [
@@ -151,8 +141,8 @@ def torch_spelled(structure) -> Shapes:
         {f"blocks.0.rbr_conv.{i}.conv.weight": (64, 1, 3, 3) for i in range(4)},
         prefixed(SMALL_CSP, "backbone."),
         prefixed(SMALL_REPVGG, "backbone."),
-        torch_spelled(A0),
-        torch_spelled(SMALL_CSP),
+        torch_spelled(layout_of(A0).shapes()),
+        torch_spelled(layout_of(SMALL_CSP).shapes()),
         {**prefixed(SMALL_CSP, ""), **prefixed(SMALL_CSP, "neck.")},
     ],
 )
