@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from reparam.checkpoint.block_match import BlockMatch
 from reparam.checkpoint.deciding import Failure, Names, decide
-from reparam.checkpoint.families import FAMILIES, Family
+from reparam.checkpoint.families import CONV_BN, FAMILIES, Family
 from reparam.checkpoint.families.terms import (
     PADDLE,
     STATISTICS,
@@ -292,7 +292,8 @@ def _deployed(shapes: Shapes) -> Iterator[tuple[str, Family]]:
             prefix = module[: len(module) - len(tail)]
             if family_of is None or prefix in seen:
                 continue
-            plain = family_of.distinctive or set(shape[2:]) != {1}
+            own = family_of.distinctive and tail != CONV_BN.deploy
+            plain = own or set(shape[2:]) != {1}
             norm = any(f"{prefix}bn.{name}" in shapes for name in _NORM_KEYS)
             if plain and f"{module}.bias" in shapes and not norm:
                 seen.add(prefix)

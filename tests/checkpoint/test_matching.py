@@ -235,3 +235,12 @@ def test_what_would_cost_more_as_one_convolution_is_left(monkeypatch):
     found = find_blocks(shapes)
     assert not found.blocks
     assert "49 MACs for each output position instead of 14" in dict(found.doubts)["b"]
+
+
+def test_a_convolution_of_one_tap_is_deployed_only_under_a_name_that_says_so():
+    shapes = {"a.conv.weight": (4, 4, 1, 1), "a.conv.bias": (4,)}
+    assert not find_blocks(shapes).deployed
+    own = {key.replace("a.conv", "a.reparam_conv"): shape for key, shape in shapes.items()}
+    assert [where for where, _ in find_blocks(own).deployed] == ["a"]
+    wide = {"a.conv.weight": (4, 4, 3, 3), "a.conv.bias": (4,)}
+    assert [where for where, _ in find_blocks(wide).deployed] == ["a"]
