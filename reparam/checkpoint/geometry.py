@@ -319,8 +319,9 @@ class _Reading:
                 continue
             shape = self.shapes[key]
             row = self.row(key, scale)
-            if scale.row is not None and (len(shape) != 2 or scale.row >= shape[0]):
-                raise MisfitError(f"'{key}' has the shape {shape}; needed: a row {scale.row}")
+            if scale.row is not None and (len(shape) != 2 or shape[0] not in scale.rows):
+                counts = " or ".join(map(str, scale.rows))
+                raise MisfitError(f"'{key}' has the shape {shape}; needed: {counts} rows")
             needed = channels if channels is not None else own
             allowed = (1,) if scale.scalar else (1, needed)
             if prod(row) not in allowed or len(row) > _AXES:

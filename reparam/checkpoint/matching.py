@@ -234,7 +234,7 @@ def _template(name: str) -> re.Pattern[str]:
 def _deployed(shapes: Shapes) -> Iterator[tuple[str, Family]]:
     """Yield prefixes under which a block's one convolution stands, with a bias and no BatchNorm."""
     tails: dict[str, Family] = {}
-    for family in FAMILIES:
+    for family in sorted(FAMILIES, key=lambda family: not family.distinctive):
         if family.deploy and "{" not in family.deploy:
             tails.setdefault(family.deploy, family)
     seen = set()

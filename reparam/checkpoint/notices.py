@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 from reparam.checkpoint.blocks import BlockMatch
+from reparam.checkpoint.epsilons import GIVEN
+from reparam.checkpoint.families.terms import PADDLE
 from reparam.checkpoint.plan import Plan
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
+_ALPHA = "alpha"
 _LISTED = 5  # how many names a sentence lists before it says "and N more"
 
 
@@ -51,7 +54,8 @@ def notices_of(
     notices += [
         family.remark
         for family in families
-        if family.remark and (family.on_request or (recognised is None and epsilon is None))
+        if family.remark
+        and (GIVEN not in family.remark or (recognised is None and epsilon is None))
     ]
     notices += _factor_notices(plan, arrays)
     notices += _leftover_notices(leftovers)
@@ -79,19 +83,36 @@ def _leftover_notices(leftovers: Mapping[BlockMatch, bool]) -> list[str]:
 
 
 def _factor_notices(plan: Plan, arrays: Arrays) -> list[str]:
-    zero = [
-        key
+    """Say where a project's own code does not multiply by a factor that its block has.
+
+    PaddleDetection asks ``if self.alpha:``, and a tensor of Paddle is true if it is above 0.
+    """
+    scalars = {
+        key: float(arrays[key].item())
         for match in plan.blocks
         for key in match.factors
-        if arrays[key].size == 1 and not arrays[key].any()
-    ]
-    if not zero:
-        return []
-    said = f"exactly 0, so what it multiplies is gone: {listing(tuple(zero))}"
-    if any(key.rpartition(".")[2] == "alpha" for key in zero):
-        said += (". PaddleDetection takes an alpha of 0 for 'no factor' and would add the branch "
-                 "with factor 1")  # fmt: skip
-    return [said]
+        if arrays[key].size == 1
+    }
+    zero = tuple(key for key, value in scalars.items() if value == 0)
+    paddle = {key for match in plan.blocks if match.spelling == PADDLE for key in match.factors}
+    below = tuple(
+        key
+        for key, value in scalars.items()
+        if value < 0 and key in paddle and key.endswith(_ALPHA)
+    )
+    notices = []
+    if zero:
+        said = f"exactly 0, so what it multiplies is gone: {listing(zero)}"
+        if any(key.endswith(_ALPHA) for key in zero):
+            said += (". PaddleDetection takes an alpha of 0 for 'no factor' and would add the "
+                     "branch with factor 1")  # fmt: skip
+        notices.append(said)
+    if below:
+        notices.append(
+            f"below 0: {listing(below)}. The branch is multiplied by it here, as its formula says; "
+            "PaddleDetection's own code takes it for 'no factor' and adds the branch with factor 1"
+        )
+    return notices
 
 
 def _fresh(match: BlockMatch, arrays: Arrays) -> bool:

@@ -119,9 +119,10 @@ class _Resolver:
         found: set[tuple[tuple[str, str], ...]] = set()
         for leaf in leaves(term):
             for key in _possible_keys(leaf):
-                pattern = _pattern(_filled(key, values))
+                full = _filled(key, values)
+                head, pattern = full.partition("{")[0], _pattern(full)
                 for name in self.names:
-                    match = pattern.fullmatch(name)
+                    match = pattern.fullmatch(name) if name.startswith(head) else None
                     if match:
                         found.add(tuple(match.groupdict().items()))
         numbers = sorted(found, key=lambda pairs: [int(value) for _, value in pairs])

@@ -194,7 +194,8 @@ def compose(first: Conv, second: Conv) -> Conv:
         after:   x ------------- Conv 3x3 (O, I/G, 3, 3) -------------- y
 
     Exact when: ``second`` does not pad; or what ``first`` makes of zero padding is zero, that is,
-    ``first`` has one tap, no padding of its own and no bias.
+    ``first`` has no bias, and on every axis that ``second`` pads one tap and no padding of its own.
+    So a row of taps and the column after it, each padding its own axis, are one kernel.
 
     Raises:
         NotFusibleError: the channel counts differ, or ``second`` pads what ``first`` would not
@@ -203,9 +204,9 @@ def compose(first: Conv, second: Conv) -> Conv:
     Source: Diverse Branch Block, transform III; the border condition is its "pad with the bias".
     """
     _need_channels(first.out_channels, second.in_channels, "the convolution that follows it")
-    pads = any(any(pair) for pair in second.padding)
-    if pads:
-        _need_zero_border(first)
+    padded = [axis for axis, pair in enumerate(second.padding) if any(pair)]
+    if padded:
+        _need_zero_border(first, padded)
     if second.groups == second.in_channels == second.out_channels:
         groups = first.groups  # each channel by itself: whatever was apart before stays apart
         weight, bias = _composed_by_channel(expand_dilation(first), second)
@@ -335,13 +336,15 @@ def _need_channels(found: int, needed: int, follower: str) -> None:
         )
 
 
-def _need_zero_border(first: Conv) -> None:
-    own_padding = any(any(pair) for pair in first.padding)
-    if first.bias.any() or own_padding or set(first.kernel) != {1}:
+def _need_zero_border(first: Conv, padded: list[int]) -> None:
+    """Refuse what makes anything but zeros of the zeros beyond the border on axes ``padded``."""
+    plain = all(first.kernel[axis] == 1 and not any(first.padding[axis]) for axis in padded)
+    if first.bias.any() or not plain:
         raise NotFusibleError(
             "a convolution that pads does not absorb what stands before it",
             found=f"the first has kernel {first.kernel}, padding {first.padding} and "
             f"{'a' if first.bias.any() else 'no'} bias",
             why="the second pads with zeros where the first would have given something else",
-            hint="exact only if the first is 1x1 without padding and without bias",
+            hint="exact only if the first has no bias, and one tap without padding on the axes "
+            "that the second pads",
         )

@@ -56,6 +56,7 @@ def test_rep_vgg_block_with_alpha(alpha):
     assert_right(arrays, fused)
     assert report.fused[0].alpha == (None if alpha is None else np.float32(alpha))
     assert any("exactly 0" in notice for notice in report.notices) == (alpha == 0)
+    assert any("below 0" in notice for notice in report.notices) == (alpha == -0.5)
 
 
 @pytest.mark.parametrize("identity", [True, False])

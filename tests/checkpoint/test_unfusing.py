@@ -81,6 +81,7 @@ class TestEveryFamily:
             assert len(zero & factors) <= 1, branch
 
 
+WITHOUT_SHIFTS = {"acnet_plain"}  # no beta and no bias: nothing that a fused bias could go to
 FAMILIES_NAMED = {f.name: [one for one in FAMILIES if one.name == f.name] for f in FAMILIES}
 
 
@@ -115,7 +116,7 @@ def assert_close(again: Arrays, fused: Arrays, back: Arrays, family, epsilon: fl
         assert off <= 4 * UNIT_ROUNDOFF["float32"] * added
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if name not in WITHOUT_SHIFTS])
 def test_recorded_blocks_compute_what_the_original_does(name):
     case = golden(name)
     fused, _ = fuse_arrays(case.state, **case.options)

@@ -86,6 +86,36 @@ def test_a_pointwise_convolution_without_bias_goes_through_zero_padding(seed, st
         assert excess(fuse, block, x) <= 1
 
 
+@settings(max_examples=80, deadline=None)
+@given(SEEDS, st.data())
+def test_a_kernel_without_bias_goes_through_padding_of_the_axes_where_it_has_one_tap(seed, data):
+    rng = np.random.default_rng(seed)
+    axis = data.draw(st.integers(0, 1))  # the one that the first spans and the second does not pad
+    taps, step = data.draw(st.integers(2, 4)), data.draw(st.integers(1, 2))
+    groups = [data.draw(st.sampled_from([1, 2, 4])) for _ in range(2)]
+    stride = [tuple(data.draw(st.integers(1, 2)) for _ in range(2)) for _ in range(2)]
+    kernel, own, pads = [1, 1], [(0, 0), (0, 0)], [(2, 1), (2, 1)]
+    kernel[axis], own[axis], pads[axis] = taps, (1, 2), (0, 0)
+    first = Conv.of(
+        rng.normal(size=(4, 4 // groups[0], *kernel)),
+        stride=stride[0],
+        dilation=step,
+        padding=tuple(own),
+        groups=groups[0],
+    )
+    second = random_conv(
+        rng,
+        (4, 4 // groups[1], 3, 2),
+        stride=stride[1],
+        padding=tuple(pads),
+        groups=groups[1],
+    )
+    block = Sequential(first, second)
+    for extra in range(3):  # every remainder of the input size by the stride
+        x = rng.normal(size=(1, 4, 16 + extra, 17 + extra))
+        assert excess(fuse, block, x) <= 1
+
+
 @pytest.mark.parametrize("alpha", [None, 1.0, 0.37, 0.0, -2.5])
 @pytest.mark.parametrize("groups", [1, 2, 3, 6])
 def test_repvgg_blocks(alpha, groups):
@@ -202,6 +232,8 @@ class TestRefusals:
             {"shape": (3, 3, 1, 1)},  # has a bias
             {"shape": (3, 3, 3, 3), "bias": False},
             {"shape": (3, 3, 1, 1), "bias": False, "padding": 1},
+            {"shape": (3, 3, 1, 3), "bias": False, "padding": (0, 1)},
+            {"shape": (3, 3, 3, 1), "bias": False},
         ],
     )
     def test_what_does_not_go_through_zero_padding(self, first):

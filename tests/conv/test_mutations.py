@@ -48,6 +48,9 @@ def cases() -> dict[str, Case]:
     narrow = random_conv(rng, (6, 6, 1, 1))
     spread = random_conv(rng, (6, 6, 3, 3), padding=2, dilation=2)
     padded = random_conv(rng, (6, 6, 3, 3), padding=1)
+    row = Conv.of(rng.normal(size=(6, 6, 1, 3)), padding=(0, 1))
+    lifted = random_conv(rng, (6, 6, 1, 3), padding=(0, 1))
+    column = random_conv(rng, (6, 6, 3, 1), padding=(1, 0))
     pool = {"kernel": (3, 3), "padding": 1}
     return {
         "dense": Case(repvgg_block(rng), x),
@@ -64,6 +67,9 @@ def cases() -> dict[str, Case]:
             AvgPool.of(6, **pool, count_include_pad=False), x, "refused"
         ),
         "bias before padding": Case(Sequential(narrow, random_norm(rng, 6), padded), x, "refused"),
+        "row, then column": Case(Sequential(row, column), x),
+        "row with a bias, then column": Case(Sequential(lifted, column), x, "refused"),
+        "row, then row": Case(Sequential(row, lifted), x, "refused"),
     }
 
 
@@ -182,8 +188,19 @@ def pooling_that_forgets_to_divide(pool: AvgPool) -> Conv:
     )
 
 
-def no_guard(_: Conv) -> None:
+def no_guard(first: Conv, padded: list[int]) -> None:
     return None
+
+
+right_guard = algebra._need_zero_border
+
+
+def bias_at_the_border_allowed(first: Conv, padded: list[int]) -> None:
+    right_guard(replace(first, bias=np.zeros_like(first.bias)), padded)
+
+
+def other_axis_guarded(first: Conv, padded: list[int]) -> None:
+    right_guard(first, [1 - axis for axis in padded])
 
 
 right_composed = algebra._composed
@@ -220,6 +237,8 @@ MUTATIONS = {
     "H and W padding swapped": (algebra, "pad_kernel", axes_swapped),
     "dilation ignored": (algebra, "expand_dilation", dilation_ignored),
     "border folded through padding": (algebra, "_need_zero_border", no_guard),
+    "bias folded through padding": (algebra, "_need_zero_border", bias_at_the_border_allowed),
+    "padding of the other axis": (algebra, "_need_zero_border", other_axis_guarded),
     "pooling excludes padding": (block_module, "average_pool_as_conv", pooling_guard_removed),
     "pooling does not divide": (
         block_module,

@@ -113,6 +113,8 @@ class Family:
     def obstacle(self, names: Collection[str]) -> str:
         """Return a name that says that the block is no one convolution; empty if there is none."""
         words = self.blocked_by
+        if not words:
+            return ""
         found = (n for n in names if any(n == w or n.startswith(f"{w}.") for w in words))
         return min(found, default="")
 

@@ -24,6 +24,7 @@ def _head(conv: str, before: str, after: str, **record: object) -> Family:
         deploy=conv,
         epsilon=NO_NORM,
         part=conv,
+        dense=True,
         **record,  # type: ignore[arg-type]
     )
 

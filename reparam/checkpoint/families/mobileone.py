@@ -43,7 +43,7 @@ TIMM = Family(
     term=branches("conv_kxk", "conv_scale", "identity"),
     deploy="reparam_conv",
     epsilon=_EPSILON,
-    anchors=("conv_kxk", "conv_scale"),
+    anchors=("conv_kxk",),
     stays=("attn", "se", "act"),
     source="timm, models/byobnet.py and models/fastvit.py, MobileOneBlock",
 )
@@ -53,7 +53,7 @@ MMPRETRAIN = Family(
     term=branches("branch_conv_list", "branch_scale", "branch_norm", norm="norm"),
     deploy="branch_reparam",
     epsilon=_EPSILON,
-    anchors=("branch_conv_list", "branch_scale"),
+    anchors=("branch_conv_list",),
     stays=("se", "act"),
     source="mmpretrain, models/backbones/mobileone.py",
 )

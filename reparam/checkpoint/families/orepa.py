@@ -42,12 +42,14 @@ def _kernels(stem: str, inside: str, *, point: bool) -> Sum:
     Args:
         stem: what the names begin with, ``inside`` included.
         inside: prefix of the module within the block.
-        point: whether there is a kernel of one tap, which then has the fifth row.
+        point: whether there is a kernel of one tap, which then has the fifth row. Without one,
+            blocks that keep their input's size have a row that nothing uses.
     """
     vector = f"{inside}vector"
+    rows = (6,) if point else (5, 6)
 
     def part(row: int, *kernels: Kernel | Either) -> Chain:
-        return Chain(*kernels, Scale(vector, row=row), label=_label(kernels))
+        return Chain(*kernels, Scale(vector, row=row, rows=rows), label=_label(kernels))
 
     def fixed(name: str) -> Kernel:
         return array(stem + name, SAME, planes=True, fixed=True)
@@ -135,11 +137,11 @@ OREPA_1X1 = Family(
     name="OREPA_1x1",
     term=Chain(
         Sum(
-            Chain(array("weight_or1x1_origin", POINT), Scale("vector", row=0)),
+            Chain(array("weight_or1x1_origin", POINT), Scale("vector", row=0, rows=(2,))),
             Chain(
                 array("weight_or1x1_l2i_conv1", POINT),
                 array("weight_or1x1_l2i_conv2", POINT),
-                Scale("vector", row=1),
+                Scale("vector", row=1, rows=(2,)),
             ),
         ),
         Norm("bn"),

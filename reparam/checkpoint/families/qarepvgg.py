@@ -15,7 +15,6 @@ from reparam.checkpoint.families.repvgg import REPVGG
 from reparam.checkpoint.families.terms import (
     MAYBE,
     NEVER,
-    PADDLE,
     POINT,
     Chain,
     Input,
@@ -78,7 +77,7 @@ V2_AVERAGE = _v2(
     "QARepVGG V2 (YOLOv6)",
     _THEIRS,
     Input(),
-    Mean("rbr_dense.conv.weight", exclusive=PADDLE),
+    Mean("rbr_dense.conv.weight"),
     dense=True,
 )
 

@@ -132,7 +132,6 @@ TIMM = Family(
     ),
     deploy="reparam_conv",
     epsilon=Epsilon.of(1e-5, _DEFAULT.format("timm models/byobnet.py")),
-    anchors=("conv_kxk", "conv_1x1"),
     stays=("attn", "act"),
     source="timm, models/byobnet.py, RepVggBlock",
 )
@@ -146,7 +145,6 @@ REPOPTIMIZERS = Family(
     ),
     deploy="conv",
     epsilon=Epsilon.of(1e-5, _DEFAULT.format("RepOptimizers repoptvgg_model.py")),
-    anchors=("bn_3x3", "bn_1x1", "bn_identity"),
     stays=("post_se",),
     source="RepOptimizers, repoptimizer/repoptvgg_model.py, RepVGGBlock",
 )

@@ -93,6 +93,7 @@ class Scale:
         factor: key of the factor; empty for 1.
         shift: key of the shift; empty for 0.
         row: which row of the stored array, where it has several.
+        rows: how many it can have.
         minus: multiply by the negative.
         constant: multiply by this too.
         scalar: it is one number, never one for each channel.
@@ -103,6 +104,7 @@ class Scale:
     factor: str = ""
     shift: str = ""
     row: int | None = None
+    rows: tuple[int, ...] = ()
     minus: bool = False
     constant: float = 1.0
     scalar: bool = False

@@ -91,7 +91,7 @@ def _arrays_of(
             yield stem + COUNTER, ()
     elif isinstance(leaf, Scale):
         shape = (1,) if leaf.scalar else (CHANNELS,)
-        shape = shape if leaf.row is None else (8, CHANNELS)
+        shape = shape if leaf.row is None else (leaf.rows[0], CHANNELS)
         yield from ((key, shape) for key in (leaf.factor, leaf.shift) if key)
 
 

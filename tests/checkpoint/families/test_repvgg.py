@@ -310,6 +310,16 @@ class TestWhatIsNoBlock:
         assert not report.fused
         assert fused.keys() == block.arrays.keys()
 
+    def test_mobilevit_has_a_conv_kxk_too(self):
+        # A wide convolution and one of one tap in a row, the second without BatchNorm.
+        block = Block(spelling="torch")
+        block.add_conv_norm("conv_kxk", (6, 6, 3, 3))
+        block.add_conv("conv_1x1", (8, 6, 1, 1))
+        block.add_norm("norm", 8)
+        fused, report = fuse_arrays(block.arrays)
+        assert not report.fused
+        assert fused.keys() == block.arrays.keys()
+
     def test_an_even_kernel_is_refused(self):
         block, _ = three_branches(ALL[0], kernel=2)
         with pytest.raises(CheckpointError, match="with an odd kernel"):
@@ -323,7 +333,7 @@ class TestWhatIsNoBlock:
             fuse_arrays(block.arrays)
 
 
-COMMON = ("conv1", "conv2")  # words that other modules use too
+COMMON = ("conv1", "conv_kxk")  # words that other modules use too
 
 
 @pytest.mark.parametrize("names", ALL, ids=lambda n: n.family)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 
+import torch
 from recording import without_init
 from torch_recording import record
 
 QAREPVGG = "cxxgtxy/QARepVGG@b88def2"
 MOBILECLIP = "apple/ml-mobileclip@4144bb1"
 REPOPT = "DingXiaoH/RepOptimizers@2e45ff5"
+YOLOV6 = "meituan/YOLOv6@e86a483"
 GHOSTNETV3 = "huawei-noah/Efficient-AI-Backbones@f90e129"
 
 
@@ -81,6 +83,28 @@ def repoptimizers() -> None:
     )  # fmt: skip
 
 
+def yolov6() -> None:
+    from yolov6.layers.common import QARepVGGBlock, QARepVGGBlockV2, RepVGGBlock
+    from yolov6.utils.torch_utils import fuse_model
+
+    about = {"source": YOLOV6, "activation": "relu", "epsilon": 1e-3}
+    for seed, groups, stride in ((40, 1, 1), (41, 2, 2)):
+        with torch.no_grad():
+            block = fuse_model(RepVGGBlock(4, 4, stride=stride, groups=groups).eval())
+        record(
+            f"yolov6_folded_s{stride}", block, 4, seed, family="RepVGG with folded BatchNorms",
+            layer="RepVGGBlock after fuse_model", groups=groups, stride=[stride, stride], **about,
+        )  # fmt: skip
+    for seed, kind, name in (
+        (42, QARepVGGBlock, "QARepVGG"),
+        (43, QARepVGGBlockV2, "QARepVGG V2 (YOLOv6)"),
+    ):
+        record(
+            f"yolov6_qarepvgg_{seed}", kind(4, 4), 4, seed, family=name, layer=kind.__name__,
+            options={"epsilon": 1e-3, "families": [name]}, **about,
+        )  # fmt: skip
+
+
 def ghostnetv3() -> None:
     from ghostnetv3 import GhostBottleneck, GhostModule
 
@@ -108,6 +132,7 @@ PROJECTS = {
     "mobileclip": mobileclip,
     "repoptimizers": repoptimizers,
     "ghostnetv3": ghostnetv3,
+    "yolov6": yolov6,
 }
 
 if __name__ == "__main__":

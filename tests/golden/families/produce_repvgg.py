@@ -16,6 +16,7 @@ ULTRALYTICS = "ultralytics==8.4.190"
 SUPER_GRADIENTS = "super-gradients==3.7.1"
 MMPRETRAIN = "mmpretrain==1.2.0"
 MMYOLO = "mmyolo==0.6.0"
+TRANSFORMERS = "transformers==5.24.0"
 YOLOV6, YOLOV7, YOLOV9 = "yolov6detect==0.4.1", "yolov7detect==1.0.1", "yolov9py==1.1.0"
 
 
@@ -223,6 +224,17 @@ def yolov9() -> None:
     )  # fmt: skip
 
 
+def transformers() -> None:
+    from transformers import RTDetrConfig
+    from transformers.models.rt_detr.modeling_rt_detr import RTDetrRepVggBlock
+
+    config = RTDetrConfig(encoder_hidden_dim=4, hidden_expansion=1.0, activation_function="relu")
+    record(
+        "transformers_rtdetr", RTDetrRepVggBlock(config), 4, 90, family="RepVggBlock (RT-DETR)",
+        source=TRANSFORMERS, layer="RTDetrRepVggBlock", activation="relu",
+    )  # fmt: skip
+
+
 PACKAGES = {
     "timm": timm,
     "ultralytics": ultralytics,
@@ -232,6 +244,7 @@ PACKAGES = {
     "yolov6detect": yolov6,
     "yolov7detect": yolov7,
     "yolov9py": yolov9,
+    "transformers": transformers,
 }
 
 if __name__ == "__main__":

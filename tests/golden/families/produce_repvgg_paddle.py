@@ -1,6 +1,6 @@
 """Record the blocks of Paddle's own projects: run where paddlepaddle and the package are.
 
-python produce_repvgg_paddle.py paddleclas    # or paddledet, paddleslim
+python produce_repvgg_paddle.py paddleclas    # or paddledet, paddleslim, paddleocr
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import paddle
 from recording import random_input, random_state, save, without_init
 
 CLAS, DET, SLIM = "paddleclas==2.6.0", "paddledet==2.6.0", "paddleslim==2.6.0"
+OCR = "TxTNTl/Image2Latex@94eba8e"  # holds a copy of PaddleOCR, whose package has no networks
 
 
 def record(
@@ -116,6 +117,28 @@ def paddleslim() -> None:
             record(f"slim_{name}_k{size}_g{groups}", block, 4, seed, **about, **geometry)
 
 
+def paddleocr() -> None:
+    without_init("ppocr", "modeling", "modeling.backbones")
+    from ppocr.modeling.backbones.rec_lcnetv3 import LearnableRepLayer
+
+    about = {"family": "LearnableRepLayer", "source": OCR, "layer": "LearnableRepLayer"}
+    for seed, size, stride, groups in ((12, 3, 1, 4), (13, 5, (2, 1), 4), (14, 1, 1, 1)):
+        outputs = 6 if size == 1 else 4
+        block = LearnableRepLayer(4, outputs, size, stride, groups=groups, num_conv_branches=2)
+        strides = list(stride) if isinstance(stride, tuple) else [stride, stride]
+        record(
+            f"ocr_learnable_k{size}", block, 4, seed, end=block.act, stride=strides,
+            groups=groups, **about,
+        )  # fmt: skip
+
+
+PACKAGES = {
+    "paddleclas": paddleclas,
+    "paddledet": paddledet,
+    "paddleslim": paddleslim,
+    "paddleocr": paddleocr,
+}
+
 if __name__ == "__main__":
     np.seterr(all="raise", under="ignore")
-    {"paddleclas": paddleclas, "paddledet": paddledet, "paddleslim": paddleslim}[sys.argv[1]]()
+    PACKAGES[sys.argv[1]]()
