@@ -39,10 +39,17 @@ def list_models() -> list[str]:
 
 
 def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Recognised | None:
-    """Return the architecture whose state dict has these names and shapes, None if none known."""
+    """Return the architecture whose state dict has these names and shapes, None if none known.
+
+    A network of PyTorch in deploy form has the names of Paddle's; its linear layers, which are
+    turned, tell it apart.
+    """
     from reparam.models import recognise as find
 
-    return find(shapes)
+    found = find(shapes)
+    wrong = found.mismatched if found is not None else ()
+    turned = [len(old) == 2 and tuple(old) == tuple(needed)[::-1] for _, old, needed in wrong]
+    return None if turned and all(turned) else found
 
 
 def train_time_shapes(
@@ -55,7 +62,7 @@ def train_time_shapes(
     """
     from reparam.models.recognition import train_time_shapes as whole
 
-    return whole(shapes, branches)
+    return whole(shapes, branches) if recognise(shapes) is not None else None
 
 
 def expand(

@@ -29,7 +29,9 @@ from reparam.checkpoint.geometry import Geometry, MisfitError, Shapes, geometry_
 from reparam.checkpoint.resolving import keys_of, possible_keys, resolve
 
 _DIGITS = re.compile(r"\d+")
+_SLOTS = re.compile(r"\{\w+\}|\d+")  # digits of a name, and where any digits may stand
 _ENOUGH = 8  # names of a family without anchors that make a block with one missing, not another
+_NO_VALUES: Mapping[str, str] = {}
 _AXES = 4  # of a convolution's weight
 _NORM_KEYS = ("weight", *STATISTICS[PADDLE], *STATISTICS[TORCH])
 
@@ -93,15 +95,19 @@ def _trials(
     failures: list[Failure] = []
     lacking = []
     for candidate in proposed:
-        under = names.under(candidate.prefix)
-        missing = len(candidate.needed - under)
-        if missing and (candidate.family.distinctive or missing == 1):
-            lacking.append(candidate)
-        if not missing:
+        under, needed = names.under(candidate.prefix), candidate.needed
+        if needed <= under:
             _sort_in(_tried(candidate, under, shapes), matches, failures)
+        elif candidate.family.distinctive or (len(under) >= _ENOUGH and len(needed - under) == 1):
+            lacking.append(candidate)
     taken = {key for match in matches for key in match.branch_keys}
+    explained: dict[str, bool] = {}  # prefixes under which nothing is left to explain
     for candidate in lacking:
-        under = names.under(candidate.prefix)
+        prefix, under = candidate.prefix, names.under(candidate.prefix)
+        if prefix not in explained:
+            explained[prefix] = all(prefix + name in taken for name in under)
+        if explained[prefix]:
+            continue
         there = (candidate.prefix + name for name in candidate.needed & under)
         if not taken.issuperset((candidate.key, *there)):
             _sort_in(_tried(candidate, under, shapes), matches, failures)
@@ -150,7 +156,7 @@ def _tried(
     counters = tuple(resolved.counters)
     match = BlockMatch(prefix, family, term, geometry, spelling, counters, values=values)
     beside = match.weight_key in shapes and match.weight_key not in match.branch_keys
-    return replace(match, has_deploy=beside)
+    return replace(match, has_deploy=True) if beside else match
 
 
 def _grouped(term: Term, geometry: Geometry) -> Iterator[Kernel]:
@@ -161,27 +167,48 @@ def _grouped(term: Term, geometry: Geometry) -> Iterator[Kernel]:
             yield kernel
 
 
+class _Counted(NamedTuple):
+    """A name of a family with braces, where any digits may stand, and the digits in it."""
+
+    number: int
+    digits: tuple[str, ...]
+
+
+class _Index(NamedTuple):
+    """The names of families, each with the families that have it.
+
+    ``exact`` has those without braces, with one bit for each of ``families``; ``counted`` the
+    others, # in place of digits and braces. ``most`` is the largest number of words of a name.
+    """
+
+    families: tuple[Family, ...]
+    exact: Mapping[str, int]
+    counted: Mapping[str, list[_Counted]]
+    most: int
+
+
 @lru_cache(maxsize=8)
-def _index(families: tuple[Family, ...]) -> tuple[Mapping[str, list[tuple[Family, str]]], int]:
-    """Return which families' names end in what, digits aside, and the most words of such a name."""
-    index: dict[str, dict[tuple[str, str, str], tuple[Family, str]]] = {}
-    for family in families:
+def _index(families: tuple[Family, ...]) -> _Index:
+    exact: dict[str, int] = {}
+    counted: dict[str, list[_Counted]] = {}
+    for number, family in enumerate(families):
         leaf_of = leaves if family.distinctive else required_leaves
-        for key in (key for leaf in leaf_of(family.term) for key in possible_keys(leaf)):
-            if not family.distinctive or is_anchored(family, key):
-                entry = (family.name, family.part, key)
-                index.setdefault(_normal(key), {})[entry] = (family, key)
-    most = max(name.count(".") for name in index) + 1
-    return {name: list(entries.values()) for name, entries in index.items()}, most
+        keys = (key for leaf in leaf_of(family.term) for key in possible_keys(leaf))
+        for key in dict.fromkeys(keys):
+            if family.distinctive and not is_anchored(family, key):
+                continue
+            if "{" in key:
+                entry = _Counted(number, tuple(_SLOTS.findall(key)))
+                counted.setdefault(_SLOTS.sub("#", key), []).append(entry)
+            else:
+                exact[key] = exact.get(key, 0) | 1 << number
+    most = max(name.count(".") for name in (*exact, *counted)) + 1
+    return _Index(families, exact, counted, most)
 
 
 def is_anchored(family: Family, name: str) -> bool:
     """Return whether a name under the block begins with one that only the family uses."""
     return any(name == anchor or name.startswith(f"{anchor}.") for anchor in family.anchors)
-
-
-def _normal(name: str) -> str:
-    return _DIGITS.sub("#", re.sub(r"\{\w+\}", "#", name))
 
 
 class Candidate(NamedTuple):
@@ -207,28 +234,46 @@ class Candidate(NamedTuple):
 
 def candidates(shapes: Shapes, families: tuple[Family, ...]) -> Iterator[Candidate]:
     """Yield prefixes under which a name of a family stands, in the order of the file."""
-    index, most = _index(families)
-    seen = set()
+    index = _index(families)
+    seen: dict[tuple[str, str], int] = {}  # by prefix and {n}, one bit for each family
     for key in shapes:
-        words = key.split(".")
-        for count in range(1, min(most, len(words)) + 1):
-            tail = ".".join(words[-count:])
-            for family, name in index.get(_DIGITS.sub("#", tail), ()):
-                match = _template(name).fullmatch(tail)
-                if match is None:
-                    continue
-                values = match.groupdict()
-                prefix = key[: len(key) - len(tail)]
-                candidate = (prefix, family.name, family.part, *values.values())
-                if candidate not in seen:
-                    seen.add(candidate)
-                    yield Candidate(prefix, family, values, key)
+        start, normal = len(key), _DIGITS.sub("#", key)
+        begin = len(normal)
+        for _ in range(index.most):
+            start, begin = key.rfind(".", 0, start), normal.rfind(".", 0, begin)
+            named: list[tuple[Mapping[str, str], int]] = []
+            bits = index.exact.get(key[start + 1 :], 0)
+            if bits:
+                named.append((_NO_VALUES, bits))
+            for number, digits in index.counted.get(normal[begin + 1 :], ()):
+                values = _values_of(key, start, digits)
+                if values is not None:
+                    named.append((values, 1 << number))
+            for values, bits in named:
+                place = (key[: start + 1], values.get("n", ""))
+                before = seen.get(place, 0)
+                seen[place] = before | bits
+                for number in _set_bits(bits & ~before):
+                    yield Candidate(place[0], index.families[number], values, key)
+            if start < 0:
+                break
 
 
-@lru_cache(maxsize=4096)
-def _template(name: str) -> re.Pattern[str]:
-    pattern = re.escape(name).replace(r"\{n\}", r"(?P<n>\d+)")
-    return re.compile(re.sub(r"\\\{\w+\\\}", r"\\d+", pattern))
+def _set_bits(bits: int) -> Iterator[int]:
+    while bits:
+        yield (bits & -bits).bit_length() - 1
+        bits &= bits - 1
+
+
+def _values_of(key: str, start: int, digits: Sequence[str]) -> Mapping[str, str] | None:
+    """Return what stands in place of ``{n}`` if ``key`` has the ``digits`` after ``start``."""
+    values = {}
+    for wanted, found in zip(digits, _DIGITS.findall(key, start + 1), strict=True):
+        if wanted == "{n}":
+            values["n"] = found
+        elif wanted != found and not wanted.startswith("{"):
+            return None
+    return values
 
 
 def _deployed(shapes: Shapes) -> Iterator[tuple[str, Family]]:

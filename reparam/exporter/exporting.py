@@ -33,7 +33,7 @@ def export(
     """Write the checkpoint at a path as an ONNX file; return the report.
 
     Args:
-        checkpoint: a ``.pdparams`` or ``.safetensors`` file.
+        checkpoint: a ``.pdparams``, ``.safetensors`` or ``.pth`` file.
         output: the file to write; ``x.onnx`` beside ``x.pdparams`` if None.
         prefix: use only the weights under this name or prefix.
         options: as :func:`export_onnx`, which also says what is raised; ``paddle`` may be a text.

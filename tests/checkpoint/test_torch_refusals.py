@@ -126,6 +126,12 @@ class TestTensors:
             }
             refused(tmp_path, form(value))
 
+    @pytest.mark.parametrize("key", ["../x", "/x", "a/b", ".", "", "x" * 50])
+    def test_a_storage_with_the_name_of_a_path(self, tmp_path, key):
+        for form in FORMS.values():
+            held = Storage(bytes(4), "Float", 1, key)
+            refused(tmp_path, form({"w": view(held, 0, (1,), (1,))}), "PyTorch does not give")
+
     def test_a_reference_out_of_a_pdparams_pickle(self, tmp_path):
         refused(tmp_path, b"\x80\x02}X\x01\x00\x00\x00wX\x01\x00\x00\x000Qs.", "outside")
 
@@ -303,7 +309,9 @@ ATTACKS = {
     "torch.jit": Call(Name("torch.jit", "load"), "PWNED"),
     "a nested pickle": Call(Name("torch.storage", "_load_from_bytes"), pickle.dumps(1)),
     "pickle.loads": Call(pickle.loads, pickle.dumps(1)),
-    "a record made of a call": Call(Name("argparse", "_sys.exit"), 1),
+    "by way of a module": Call(Name("argparse", "_sys.exit"), 1),
+    "a method of a record": Call(Name("argparse", "Namespace.__init__")),
+    "a method of a type": Call(Name("builtins", "int.from_bytes"), b"1"),
     "a wrapped function": Call(
         Name("torch._tensor", "_rebuild_from_type_v2"), os.system, Name("torch", "Tensor"), ("x",)
     ),

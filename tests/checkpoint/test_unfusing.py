@@ -15,7 +15,12 @@ from reparam.conv import evaluate
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.conv.magnitudes import magnitude_of
 from reparam.conv.rounding import round_once
-from reparam.errors import CheckpointError, NotEquivalentError, UnsupportedModelError
+from reparam.errors import (
+    CheckpointError,
+    NotEquivalentError,
+    NotFusibleError,
+    UnsupportedModelError,
+)
 from tests.checkpoint.families.harness import SPELLINGS
 from tests.checkpoint.families.random_blocks import random_block
 from tests.golden.families.test_families import CASES, golden
@@ -23,6 +28,7 @@ from tests.weights import cspresnet_arrays, random_arrays, repvgg_arrays
 
 Arrays = dict[str, np.ndarray]
 
+NOT_FOLDED = {("QARepVGG V2 (YOLOv6)", "paddle")}  # its pooling leaves padding out of the mean
 RECORDS = [pytest.param(f, id=f"{f.name} {f.part}".strip()) for f in FAMILIES]
 
 
@@ -46,6 +52,10 @@ class TestEveryFamily:
         epsilon = family.epsilon.in_spelling(spelling) or 1e-3
         options = {"epsilon": epsilon, "families": [family.name]}
         original = random_block(family, spelling)
+        if (family.name, spelling) in NOT_FOLDED:
+            with pytest.raises(NotFusibleError):
+                fuse_arrays(original, **options)
+            return
         fused, report = fuse_arrays(original, **options)
         assert [block.family for block in report.fused] == [family.name]
         back, done = unfuse_arrays(fused, like=original, **options)
@@ -70,8 +80,8 @@ class TestEveryFamily:
     @pytest.mark.parametrize("family", RECORDS)
     def test_every_branch_can_learn(self, family):
         # A branch that is zero has one array that is; were it two, no gradient would reach either.
-        original = random_block(family, "paddle")
-        options = {"epsilon": family.epsilon.paddle or 1e-3, "families": [family.name]}
+        original = random_block(family, "torch")
+        options = {"epsilon": family.epsilon.torch or 1e-3, "families": [family.name]}
         fused, _ = fuse_arrays(original, **options)
         back, _ = unfuse_arrays(fused, like=original, **options)
         (match,) = find_blocks(shapes_of(back), FAMILIES_NAMED[family.name]).blocks
@@ -208,6 +218,7 @@ class TestKnownArchitectures:
         half |= {k: a for k, a in deploy.items() if k.startswith("stage1.0.")}
         back, report = unfuse_arrays(half)
         assert [block.where for block in report.unfused] == ["stage1.0"]
+        assert report.unfused[0].branches == ("rbr_dense", "rbr_1x1")
         assert len(report.already) == 6
         assert all(back[key] is half[key] for key in half if not key.startswith("stage1.0."))
         same, report = unfuse_arrays(train)
@@ -308,7 +319,8 @@ class TestUnknownNetworks:
         assert report.unfused[0].same
         match, carried = find_blocks(shapes_of(back)).blocks[0], "m.rbr_conv.0.conv.weight"
         assert match.family.name == "MobileOne"
-        assert len(match.labels) == 5
+        counted = tuple(f"rbr_conv.{number}" for number in range(3))
+        assert match.labels == (*counted, "rbr_scale", "rbr_skip")  # without the block's own name
         assert report.unfused[0].carrier == carried
         assert [key for key in match.kernel_keys if back[key].any()] == [carried]
 
@@ -371,6 +383,14 @@ class TestLike:
         longer = repvgg_arrays(num_blocks=(1, 3, 2, 1))
         with pytest.raises(CheckpointError, match=r"block 'stage2\.2' .* is in neither form"):
             unfuse_arrays(deploy, like=longer)
+
+    def test_a_network_without_such_blocks_is_refused(self):
+        deploy = repvgg_arrays(deploy=True)
+        with pytest.raises(CheckpointError, match="no block in train-time form"):
+            unfuse_arrays(deploy, like=deploy)
+        for like in (None, repvgg_arrays()):
+            with pytest.raises(CheckpointError, match="no block of the network is a MobileOne"):
+                unfuse_arrays(deploy, like=like, families=["MobileOne"])
 
     def test_names_that_differ_are_told(self):
         deploy = repvgg_arrays(deploy=True)

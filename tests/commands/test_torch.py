@@ -90,6 +90,21 @@ def test_what_was_fused_is_verified_and_inspected(run, source, tmp_path):
     assert "7 of 7 blocks differ" in out
 
 
+def test_a_deploy_form_of_pytorch_goes_back_into_safetensors(run, tmp_path):
+    path = tmp_path / "x.deploy.pth"
+    path.write_bytes(zipped(wrapped(torch_arrays(deploy=True, groups={}))))
+    code, out, _ = run("inspect", path)
+    assert "7 of 7 blocks are one convolution" in out
+    assert "not one that reparam knows" in out  # by its names it is Paddle's RepVGG
+    code, out, _ = run("fuse", path)
+    assert (code, "already fused" in out) == (0, True)
+    told = ("--family", "RepVGG", "--with", "rbr_identity")
+    assert run("unfuse", path, *GIVEN, *told)[0] == 0
+    found = load_file(tmp_path / "x.train.safetensors")
+    assert "stage0.rbr_dense.bn.running_mean" in found
+    assert run("verify", tmp_path / "x.train.safetensors", path, *GIVEN, "--no-network")[0] == 0
+
+
 @pytest.mark.parametrize("how", [["--format", "pdparams"], ["-o", "ckpt.deploy.pdparams"]])
 def test_a_pdparams_with_the_names_of_pytorch_is_legal_and_said(
     run, source, tmp_path, how, monkeypatch
