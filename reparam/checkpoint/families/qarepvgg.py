@@ -15,6 +15,7 @@ from reparam.checkpoint.families.repvgg import REPVGG
 from reparam.checkpoint.families.terms import (
     MAYBE,
     NEVER,
+    PADDLE,
     POINT,
     Chain,
     Input,
@@ -77,7 +78,7 @@ V2_AVERAGE = _v2(
     "QARepVGG V2 (YOLOv6)",
     _THEIRS,
     Input(),
-    Mean("rbr_dense.conv.weight"),
+    Mean("rbr_dense.conv.weight", exclusive=PADDLE),
     dense=True,
 )
 

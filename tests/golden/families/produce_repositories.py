@@ -101,7 +101,8 @@ def yolov6() -> None:
     ):
         record(
             f"yolov6_qarepvgg_{seed}", kind(4, 4), 4, seed, family=name, layer=kind.__name__,
-            options={"epsilon": 1e-3, "families": [name]}, **about,
+            options={"epsilon": 1e-3, "families": [name]},
+            **({"one_spelling": True} if kind is QARepVGGBlockV2 else {}), **about,
         )  # fmt: skip
 
 
