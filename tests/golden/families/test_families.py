@@ -213,14 +213,12 @@ def test_the_other_spelling_of_statistics_is_the_same_block(name: str) -> None:
     }
     options = {**case.options, "epsilon": case.epsilon}
     fused, _ = fuse_arrays(case.state, **options)
-    term, spelling = case.match().term, case.match().spelling
-    if any(
-        isinstance(leaf, Mean) and leaf.exclusive not in ("", spelling) for leaf in leaves(term)
-    ):
-        with pytest.raises(NotFusibleError):  # pooling in the other framework is another operator
-            fuse_arrays(other, **options)
+    pools = [leaf for leaf in leaves(case.match().term) if isinstance(leaf, Mean)]
+    try:
+        again, _ = fuse_arrays(other, **options)
+    except NotFusibleError:
+        assert any(pool.exclusive for pool in pools)  # padding counts in one framework alone
         return
-    again, _ = fuse_arrays(other, **options)
     assert {respelled(key) for key in fused} == set(again)
     for key, value in fused.items():
         expected = value.T if value.ndim in turned else value
