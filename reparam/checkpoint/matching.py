@@ -279,7 +279,8 @@ def _values_of(key: str, start: int, digits: Sequence[str]) -> Mapping[str, str]
 def _deployed(shapes: Shapes) -> Iterator[tuple[str, Family]]:
     """Yield prefixes under which a block's one convolution stands, with a bias and no BatchNorm."""
     tails: dict[str, Family] = {}
-    for family in sorted(FAMILIES, key=lambda family: not family.distinctive):
+    told = [one for one in FAMILIES if one.distinctive and one.deploy != CONV_BN.deploy]
+    for family in (*told, *FAMILIES):
         if family.deploy and "{" not in family.deploy:
             tails.setdefault(family.deploy, family)
     seen = set()
