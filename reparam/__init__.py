@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from reparam.checkpoint.fusing import fuse_arrays
     from reparam.checkpoint.inspection import inspect
     from reparam.checkpoint.pipeline import fuse
-    from reparam.checkpoint.unfuse_pipeline import unfuse
-    from reparam.checkpoint.unfusing import unfuse_arrays
+    from reparam.checkpoint.unfusing.arrays import unfuse_arrays
+    from reparam.checkpoint.unfusing.pipeline import unfuse
     from reparam.configuration import read_configuration
     from reparam.equivalence import Probing, verify
     from reparam.errors import (
@@ -46,8 +46,8 @@ _HOMES = {
     "reparam.checkpoint.fusing": ("fuse_arrays",),
     "reparam.checkpoint.inspection": ("inspect",),
     "reparam.checkpoint.pipeline": ("fuse",),
-    "reparam.checkpoint.unfuse_pipeline": ("unfuse",),
-    "reparam.checkpoint.unfusing": ("unfuse_arrays",),
+    "reparam.checkpoint.unfusing.pipeline": ("unfuse",),
+    "reparam.checkpoint.unfusing.arrays": ("unfuse_arrays",),
     "reparam.equivalence": ("Probing", "verify"),
     "reparam.errors": (
         "BenchmarkError",

@@ -9,7 +9,7 @@ import click
 
 from reparam.checkpoint.families.terms import PADDLE, TORCH
 from reparam.checkpoint.files import PDPARAMS, SAFETENSORS
-from reparam.checkpoint.unfuse_pipeline import Unfusion, unfuse
+from reparam.checkpoint.unfusing.pipeline import Unfusion, unfuse
 from reparam.commands.common import (
     epsilon_option,
     family_option,
@@ -24,7 +24,7 @@ from reparam.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from reparam.checkpoint.unfuse_report import UnfusionReport
+    from reparam.checkpoint.unfusing.report import UnfusionReport
     from reparam.commands.grid import Grid
 
 _LISTED = 8  # blocks in the table; what is printed does not grow with the network

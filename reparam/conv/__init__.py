@@ -4,7 +4,6 @@ from reparam.conv.algebra import (
     add,
     affine_of,
     average_pool_as_conv,
-    compose,
     expand_dilation,
     expand_groups,
     identity_as_conv,
@@ -13,6 +12,7 @@ from reparam.conv.algebra import (
 )
 from reparam.conv.block import Block, Parallel, Sequential, fuse
 from reparam.conv.bounds import error_bound, gamma, rounding_count
+from reparam.conv.composing import compose
 from reparam.conv.operators import Affine, AvgPool, BatchNorm, Conv, Identity, Operator
 from reparam.conv.reference import evaluate, evaluate_magnitude
 

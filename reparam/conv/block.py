@@ -11,10 +11,10 @@ from reparam.conv.algebra import (
     add,
     affine_of,
     average_pool_as_conv,
-    compose,
     identity_as_conv,
     scale_and_shift,
 )
+from reparam.conv.composing import compose
 from reparam.conv.operators import Affine, AvgPool, BatchNorm, Conv, Identity, Operator
 from reparam.errors import NotFusibleError
 

@@ -9,8 +9,8 @@ from reparam.checkpoint import fuse_arrays
 from reparam.checkpoint.blocks import block_tree, find_blocks
 from reparam.checkpoint.families import FAMILIES
 from reparam.checkpoint.families.terms import Input, Mean, Norm, leaves
-from reparam.checkpoint.unfused_arrays import Filling
-from reparam.checkpoint.unfusing import unfuse_arrays
+from reparam.checkpoint.unfusing.arrays import unfuse_arrays
+from reparam.checkpoint.unfusing.filling import Filling
 from reparam.conv import evaluate
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.conv.magnitudes import magnitude_of

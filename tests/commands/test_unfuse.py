@@ -11,7 +11,7 @@ import pytest
 
 from reparam import create_model, fuse, load_checkpoint, save_checkpoint, unfuse
 from reparam.checkpoint.manifest import manifest_path
-from reparam.checkpoint.unfuse_pipeline import train_path
+from reparam.checkpoint.unfusing.pipeline import train_path
 from reparam.errors import NotFusibleError
 from reparam.example import example_checkpoints, example_images
 from tests.weights import cspresnet_arrays, repvgg_arrays, write

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from reparam.checkpoint.blocks import BlockMatch, find_blocks
 from reparam.checkpoint.families import Family
 from reparam.checkpoint.families.terms import TORCH
-from reparam.checkpoint.outlines import UndecidedError, Wishes, optional_parts, outline_of
 from reparam.checkpoint.pairs import find_pairs, folded_in
+from reparam.checkpoint.unfusing.outlines import UndecidedError, Wishes, optional_parts, outline_of
 from reparam.errors import CheckpointError
 
 Shapes = Mapping[str, tuple[int, ...]]

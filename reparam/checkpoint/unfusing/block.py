@@ -11,7 +11,7 @@ import numpy as np
 from reparam.checkpoint.blocks import BlockMatch, block_tree
 from reparam.checkpoint.families.terms import Chain, Scale, Sum, Term
 from reparam.checkpoint.rows import as_convolution, parts_of
-from reparam.checkpoint.unfused_arrays import LARGEST_EPSILON, Filling
+from reparam.checkpoint.unfusing.filling import LARGEST_EPSILON, Filling
 from reparam.conv import fuse
 from reparam.conv.certificate import (
     Certificate,

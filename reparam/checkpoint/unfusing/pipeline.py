@@ -14,12 +14,12 @@ from reparam.checkpoint.files import PDPARAMS, TORCH, Checkpoint, format_of, loa
 from reparam.checkpoint.manifest import source_of, wanted_of
 from reparam.checkpoint.notices import listing
 from reparam.checkpoint.opening import check_input
-from reparam.checkpoint.outlines import Wishes
 from reparam.checkpoint.pipeline import check_outputs, deploy_path, target_of, write_with_manifest
 from reparam.checkpoint.plan import SKIPPED
-from reparam.checkpoint.unfuse_network import Asked
-from reparam.checkpoint.unfuse_report import UnfusionReport
-from reparam.checkpoint.unfusing import Unfusing
+from reparam.checkpoint.unfusing.arrays import Unfusing
+from reparam.checkpoint.unfusing.network import Asked
+from reparam.checkpoint.unfusing.outlines import Wishes
+from reparam.checkpoint.unfusing.report import UnfusionReport
 from reparam.errors import CheckpointError, NotFusibleError, UnsupportedModelError
 
 _SPELLINGS = {PDPARAMS: PADDLE, TORCH: TORCH_NAMES}  # what else a format tells

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from reparam.checkpoint.blocks import find_blocks
 from reparam.checkpoint.families import Family
 from reparam.checkpoint.families.terms import Chain, Each, Kernel, Sum, Term, leaves
-from reparam.checkpoint.outlines import Wishes, optional_parts
 from reparam.checkpoint.plan import SKIPPED, families_named, matches_any, skipped_of
 from reparam.checkpoint.report import Left
-from reparam.checkpoint.unfuse_network import Asked, Shapes, Target, of_network, wished
-from reparam.checkpoint.unfuse_rules import named_like, of_families
+from reparam.checkpoint.unfusing.network import Asked, Shapes, Target, of_network, wished
+from reparam.checkpoint.unfusing.outlines import Wishes, optional_parts
+from reparam.checkpoint.unfusing.rules import named_like, of_families
 from reparam.errors import CheckpointError
 
 

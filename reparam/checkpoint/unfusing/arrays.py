@@ -16,13 +16,13 @@ from reparam.checkpoint.files import Arrays
 from reparam.checkpoint.finite import need_finite
 from reparam.checkpoint.fusing import need_whole
 from reparam.checkpoint.notices import listing
-from reparam.checkpoint.outlines import Wishes
 from reparam.checkpoint.report import Epsilon
-from reparam.checkpoint.unfuse_network import LIKE, Asked, Target
-from reparam.checkpoint.unfuse_plan import UnfusePlan, plan_unfusing
-from reparam.checkpoint.unfuse_report import MEANING, TRAINING, UnfusedBlock, UnfusionReport
-from reparam.checkpoint.unfused_arrays import NoRoomError, carrier_of, fixed_keys
-from reparam.checkpoint.unfused_block import unfuse_block, without_neutral
+from reparam.checkpoint.unfusing.block import unfuse_block, without_neutral
+from reparam.checkpoint.unfusing.filling import NoRoomError, carrier_of, fixed_keys
+from reparam.checkpoint.unfusing.network import LIKE, Asked, Target
+from reparam.checkpoint.unfusing.outlines import Wishes
+from reparam.checkpoint.unfusing.plan import UnfusePlan, plan_unfusing
+from reparam.checkpoint.unfusing.report import MEANING, TRAINING, UnfusedBlock, UnfusionReport
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.errors import CheckpointError, ReparamError, UnsupportedModelError
 

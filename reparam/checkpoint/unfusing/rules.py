@@ -9,9 +9,9 @@ from reparam.checkpoint.blocks import BlockMatch, Found
 from reparam.checkpoint.families import FAMILIES, Family
 from reparam.checkpoint.families.terms import PADDLE, STATISTICS, TORCH
 from reparam.checkpoint.geometry import MisfitError, geometry_of
-from reparam.checkpoint.outlines import Outline, UndecidedError, outline_of
 from reparam.checkpoint.resolving import resolve
-from reparam.checkpoint.unfuse_network import LIKE, Asked, Shapes, Target, target_of
+from reparam.checkpoint.unfusing.network import LIKE, Asked, Shapes, Target, target_of
+from reparam.checkpoint.unfusing.outlines import Outline, UndecidedError, outline_of
 from reparam.errors import CheckpointError
 
 _AXES = 4  # of a convolution's weight

@@ -1,0 +1,1 @@
+"""From a deploy checkpoint back to a train-time form of the same function."""
