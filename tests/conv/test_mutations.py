@@ -20,6 +20,7 @@ from reparam.conv import (
     Parallel,
     Sequential,
     algebra,
+    composing,
     fuse,
 )
 from reparam.conv import block as block_module
@@ -192,7 +193,7 @@ def no_guard(first: Conv, padded: list[int]) -> None:
     return None
 
 
-right_guard = algebra._need_zero_border
+right_guard = composing._need_zero_border
 
 
 def bias_at_the_border_allowed(first: Conv, padded: list[int]) -> None:
@@ -203,7 +204,7 @@ def other_axis_guarded(first: Conv, padded: list[int]) -> None:
     right_guard(first, [1 - axis for axis in padded])
 
 
-right_composed = algebra._composed
+right_composed = composing._composed
 
 
 def kernel_flipped(inner: Conv, outer: Conv):
@@ -236,17 +237,17 @@ MUTATIONS = {
     "kernel padded off centre": (algebra, "_inside", kernel_off_centre),
     "H and W padding swapped": (algebra, "pad_kernel", axes_swapped),
     "dilation ignored": (algebra, "expand_dilation", dilation_ignored),
-    "border folded through padding": (algebra, "_need_zero_border", no_guard),
-    "bias folded through padding": (algebra, "_need_zero_border", bias_at_the_border_allowed),
-    "padding of the other axis": (algebra, "_need_zero_border", other_axis_guarded),
+    "border folded through padding": (composing, "_need_zero_border", no_guard),
+    "bias folded through padding": (composing, "_need_zero_border", bias_at_the_border_allowed),
+    "padding of the other axis": (composing, "_need_zero_border", other_axis_guarded),
     "pooling excludes padding": (block_module, "average_pool_as_conv", pooling_guard_removed),
     "pooling does not divide": (
         block_module,
         "average_pool_as_conv",
         pooling_that_forgets_to_divide,
     ),
-    "kernel flipped": (algebra, "_composed", kernel_flipped),
-    "inner bias through one tap": (algebra, "_composed", inner_bias_through_one_tap),
+    "kernel flipped": (composing, "_composed", kernel_flipped),
+    "inner bias through one tap": (composing, "_composed", inner_bias_through_one_tap),
     "a branch forgotten": (block_module, "add", last_branch_forgotten),
 }
 

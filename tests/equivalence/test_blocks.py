@@ -28,7 +28,9 @@ ELSEWHERE = {
     "convolution bias dropped",
     "H and W padding swapped",  # the same on both axes here
     "dilation ignored",
-    "border folded through padding",
+    "border folded through padding",  # no kernel stands behind another one here
+    "bias folded through padding",
+    "padding of the other axis",
     "pooling excludes padding",
     "pooling does not divide",
     "kernel flipped",
