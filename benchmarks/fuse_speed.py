@@ -2,8 +2,9 @@
 
     python -m benchmarks.fuse_speed [--rounds 5] [--peer-python PYTHON] [NETWORK ...]
 
-Networks: repvgg_b1 (57 M parameters), ppyoloe_plus_l (54 M), and repvgg_0.25gb to repvgg_2gb for
-how time and memory grow. Ways, each in a process of its own, in alternating order:
+Networks: repvgg_b1 (57 M parameters), ppyoloe_plus_l (54 M), repvgg_0.25gb to repvgg_2gb for how
+time and memory grow, and family:NAME, 200 MiB of blocks of one family of docs/families.md. Ways,
+each in a process of its own, in alternating order:
 
     floor   unpickle the arrays, pickle as many bytes as the result has
     ours    the command ``reparam fuse``
@@ -41,6 +42,8 @@ WIDTHS = (128, 256, 512, 2048)  # what these multipliers make
 CSPRESNET_L = {"layers": (3, 6, 6, 3), "channels": (64, 128, 256, 512, 1024),
                "use_large_stem": True, "use_alpha": True}  # fmt: skip
 PPYOLOE_PARAMETERS = 54_147_487
+FAMILY, FAMILY_BYTES = "family:", 200 << 20
+USUAL = {"DilatedReparamBlock": (64, 17), "ACNet": (512, 5)}  # channels and window
 WAYS = ("floor", "ours", "today")
 
 
@@ -50,7 +53,7 @@ def main() -> int:
         return 0
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK",
-                        help=f"of {', '.join((*NETWORKS, *GROWTH))}")  # fmt: skip
+                        help=f"of {', '.join((*NETWORKS, *GROWTH))}, family:NAME")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer-python", default=os.environ.get("REPARAM_PEER_PYTHON"))
     options = parser.parse_args()
@@ -67,12 +70,15 @@ def measure(network: str, folder: Path, rounds: int, peer: str | None) -> None:
     make = [peer, __file__, "make-peer"] if real else [*own, "make"]
     run([str(part) for part in (*make, network, source)])
     fused = folder / "size.pdparams"
-    run([sys.executable, "-m", "reparam", "fuse", str(source), "-o", str(fused)])
+    fuse = [sys.executable, "-m", "reparam", "fuse", str(source)]
+    if network.startswith(FAMILY):
+        fuse += ["--epsilon", "1e-5", "--family", network.removeprefix(FAMILY)]
+    run([*fuse, "-o", str(fused)])
     size = fused.stat().st_size
     today = [peer, __file__, "peer", network] if peer else [*own, "today", network]
     commands = {
         "floor": [*own, "floor", source, folder / "floor.out", size],
-        "ours": [sys.executable, "-m", "reparam", "fuse", source, "-o", folder / "ours.pdparams"],
+        "ours": [*fuse, "-o", folder / "ours.pdparams"],
         "today": [*today, source, folder / "today.pdparams"],
     }
     ways = [way for way in WAYS if way != "today" or network in NETWORKS]
@@ -149,7 +155,9 @@ def make(network: str, path: str) -> None:
     from reparam.checkpoint import save_checkpoint
     from tests.weights import cspresnet_arrays, random_arrays, repvgg_arrays
 
-    if network == "ppyoloe_plus_l":
+    if network.startswith(FAMILY):
+        arrays = blocks_of(network.removeprefix(FAMILY))
+    elif network == "ppyoloe_plus_l":
         arrays = cspresnet_arrays(**CSPRESNET_L)
         missing = PPYOLOE_PARAMETERS - sum(array.size for array in arrays.values())
         count = missing // (512 * 512 * 9)
@@ -158,6 +166,19 @@ def make(network: str, path: str) -> None:
         blocks = (4, 6, GROWTH.get(network, 16), 1)
         arrays = repvgg_arrays(num_blocks=blocks, widths=WIDTHS, groups={}, class_num=1000)
     save_checkpoint(Path(path), arrays)
+
+
+def blocks_of(name: str) -> dict[str, Any]:
+    """Return blocks of a family, most of 512 channels and a window of 3."""
+    from reparam.checkpoint.families import FAMILIES
+    from tests.checkpoint.families import random_blocks
+
+    family = next(one for one in FAMILIES if one.name == name)
+    random_blocks.CHANNELS, window = USUAL.get(name, (512, 3))
+    random_blocks.WINDOW = (window, window)
+    block = random_blocks.random_block(family, "paddle")
+    count = FAMILY_BYTES // sum(array.nbytes for array in block.values())
+    return {f"blocks.{n}.{key}": array for n in range(count) for key, array in block.items()}
 
 
 def today(network: str, source: str, output: str) -> None:
