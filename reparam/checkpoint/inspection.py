@@ -122,8 +122,8 @@ def _blocks(
         forms += [BlockForm(where, known.block_family, "deploy") for where in known.deployed]
     else:
         forms += [BlockForm(where, family.name, "deploy") for where, family in found.deployed]
-    unclear = (*found.doubts, *found.spared)
-    doubts = tuple(f"{where}: {reason}" for where, reason in unclear)
+    doubts = tuple(f"{where}: {reason}" for where, reason in found.doubts)
+    doubts += tuple(reason for _, reason in found.spared)  # which names the block
     order = {where: place for place, where in enumerate(known.blocks)} if known else {}
     return tuple(sorted(forms, key=lambda b: order.get(b.where, 0))), doubts
 

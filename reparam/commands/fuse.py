@@ -127,7 +127,9 @@ def _verdict(result: Fusion) -> str:
 
 def _print(result: Fusion) -> None:
     console, report = stdout(), result.report
-    name = report.architecture or "unknown architecture"
+    families = ", ".join(dict.fromkeys(block.family for block in report.fused))
+    of = f", blocks of {families}" if families else ""
+    name = report.architecture or f"unknown architecture{of}"
     console.print(f"{result.source}: {name}")
     if report.fused:
         console.print(_blocks(report))
