@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from reparam.checkpoint.block_match import BlockMatch
 from reparam.checkpoint.families import Family
-from reparam.checkpoint.geometry import Shapes
+from reparam.checkpoint.windows import Shapes
 from reparam.errors import CheckpointError
 
 _LISTED = 3

@@ -7,15 +7,7 @@ from dataclasses import dataclass
 from math import gcd, prod
 
 from reparam.checkpoint.families.terms import (
-    COLUMN,
     NEVER,
-    ODD,
-    POINT,
-    ROW,
-    SAME,
-    SMALLER,
-    TORCH,
-    WIDE,
     Chain,
     Input,
     Kernel,
@@ -26,24 +18,17 @@ from reparam.checkpoint.families.terms import (
     Term,
     leaves,
 )
+from reparam.checkpoint.windows import (
+    AXES,
+    MisfitError,
+    Shapes,
+    Size,
+    check_windows,
+    extent_of,
+    matrix,
+)
 
-Shapes = Mapping[str, tuple[int, ...]]
-Size = tuple[int, ...]
-
-_AXES = 4  # of a convolution's weight
-_ONE = (1, 1)
-_FORMS = {2: "two axes", 3: "(C, KH, KW)", 4: "(O, I/G, KH, KW)"}
-
-
-class MisfitError(Exception):
-    """An array cannot be what the term says; the text names it.
-
-    ``windows`` says that a kernel has another size than the term asks for.
-    """
-
-    def __init__(self, text: str, *, windows: bool = False) -> None:
-        super().__init__(text)
-        self.windows = windows
+_PLANE = 2  # axes of a window that all channels share
 
 
 @dataclass(frozen=True)
@@ -86,41 +71,6 @@ def geometry_of(term: Term, shapes: Shapes, *, same_groups: bool, spelling: str)
     return _Reading(term, shapes, same_groups, spelling).geometry()
 
 
-def matrix(shape: Size, kernel: Kernel, spelling: str) -> Size:
-    """Return the shape of a stored weight as that of a convolution's weight.
-
-    A window that all channels share is given for one of them.
-    """
-    if kernel.planes:
-        return (*((1, *shape)[-3:-2]), 1, *shape[-2:])
-    if not kernel.linear:
-        return shape
-    rows = shape if spelling == TORCH else shape[::-1]
-    return (*rows, 1, 1)
-
-
-def extent_of(term: Term, shapes: Shapes, spelling: str) -> Size:
-    """Return the window of a resolved term on its input, dilation included."""
-    if isinstance(term, Kernel):
-        window = matrix(shapes[term.weight], term, spelling)[2:]
-        dilation = int(term.dilation)
-        return tuple((size - 1) * dilation + 1 for size in window)
-    if isinstance(term, Mean):
-        return tuple(shapes[term.like][2:])
-    if isinstance(term, Chain | Sum):
-        parts = term.parts if isinstance(term, Chain) else term.branches
-        extents = [extent_of(part, shapes, spelling) for part in parts if _windowed(part)]
-        axes = zip(*extents, strict=True)
-        if isinstance(term, Sum):
-            return tuple(max(axis) for axis in axes) or _ONE
-        return tuple(sum(size - 1 for size in axis) + 1 for axis in axes) or _ONE
-    return _ONE
-
-
-def _windowed(term: Term) -> bool:
-    return any(isinstance(leaf, Kernel | Mean) for leaf in leaves(term))
-
-
 class _Reading:
     def __init__(self, term: Term, shapes: Shapes, same_groups: bool, spelling: str) -> None:
         self.term, self.shapes, self.spelling = term, shapes, spelling
@@ -130,8 +80,7 @@ class _Reading:
         self.first: list[Kernel] = []  # convolutions that see the block's input
 
     def geometry(self) -> Geometry:
-        for kernel in self.kernels:
-            self.check_kernel(kernel)
+        check_windows(self.kernels, self.shapes, self.spelling)
         self.outputs_of_kernels()
         channels = self.channels_in(self.term)
         outputs = self.channels_out(self.term, channels)
@@ -156,51 +105,9 @@ class _Reading:
     def shape(self, kernel: Kernel) -> Size:
         return matrix(self.shapes[kernel.weight], kernel, self.spelling)
 
-    def check_kernel(self, kernel: Kernel) -> None:
-        stored = self.shapes[kernel.weight]
-        axes: tuple[int, ...] = (2,) if kernel.linear else (2, 3) if kernel.planes else (_AXES,)
-        if len(stored) not in axes or 0 in stored:
-            needed = " or ".join(_FORMS[count] for count in axes)
-            what = f"'{kernel.weight}' has the shape {stored}; needed: {needed}"
-            raise MisfitError(what, windows=True)
-        window, wanted = self.shape(kernel)[2:], self.window(kernel)
-        if isinstance(wanted, str) or window != wanted:
-            what = f"'{kernel.weight}' has the shape {stored}; needed: {self.said(kernel)}"
-            raise MisfitError(what, windows=True)
-
-    def window(self, kernel: Kernel) -> Size | str:
-        """Return the window that ``kernel`` has to have; a text where its own cannot be."""
-        own, first = self.shape(kernel)[2:], self.shape(self.kernels[0])[2:]
-        odd = all(size % 2 for size in own)
-        size = kernel.size
-        if isinstance(size, tuple):
-            return size
-        if size == WIDE:
-            wide = next(self.shape(k)[2:] for k in self.kernels if k.size == WIDE)
-            return wide if odd and prod(own) > 1 else ""
-        if size in (POINT, SAME):
-            return (1, 1) if size == POINT else first
-        if size == ODD:
-            return own if odd else ""
-        if size == SMALLER:
-            fits = all(mine <= theirs for mine, theirs in zip(own, first, strict=True))
-            return own if odd and fits else ""
-        if size in (COLUMN, ROW):
-            return (first[0], 1) if size == COLUMN else (1, first[1])
-        raise ValueError(f"a kernel cannot be '{size}'")
-
-    def said(self, kernel: Kernel) -> str:
-        wanted = self.window(kernel)
-        if not isinstance(wanted, str):
-            return f"a window of {wanted}"
-        if kernel.size == WIDE:
-            return "(O, I/G, KH, KW) with an odd kernel"
-        smaller = " no larger than the first" if kernel.size == SMALLER else ""
-        return f"an odd window{smaller}"
-
     def need(self, key: str, needed: Size, *, flat: bool = False) -> None:
         found = self.shapes[key]
-        fits = (prod(found) == needed[0] and len(found) <= _AXES) if not flat else found == needed
+        fits = (prod(found) == needed[0] and len(found) <= AXES) if not flat else found == needed
         if not fits:
             raise MisfitError(f"'{key}' has the shape {found}; needed: {needed}")
 
@@ -289,7 +196,7 @@ class _Reading:
     def walk_kernel(self, kernel: Kernel, channels: int | None, first: bool) -> int:
         outputs, per_group = self.shape(kernel)[:2]
         if kernel.planes and channels is not None:
-            outputs = channels if len(self.shapes[kernel.weight]) == len(_ONE) else outputs
+            outputs = channels if len(self.shapes[kernel.weight]) == _PLANE else outputs
         if first:
             self.first.append(kernel)
         if channels is not None:
@@ -324,7 +231,7 @@ class _Reading:
                 raise MisfitError(f"'{key}' has the shape {shape}; needed: {counts} rows")
             needed = channels if channels is not None else own
             allowed = (1,) if scale.scalar else (1, needed)
-            if prod(row) not in allowed or len(row) > _AXES:
+            if prod(row) not in allowed or len(row) > AXES:
                 said = "(1,)" if scale.scalar or needed is None else f"({needed},) or (1,)"
                 raise MisfitError(f"'{key}' has the shape {shape}; needed: {said}")
         return channels if channels is not None else own

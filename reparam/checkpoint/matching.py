@@ -25,8 +25,9 @@ from reparam.checkpoint.families.terms import (
     leaves,
     required_leaves,
 )
-from reparam.checkpoint.geometry import Geometry, MisfitError, Shapes, geometry_of
+from reparam.checkpoint.geometry import Geometry, geometry_of
 from reparam.checkpoint.resolving import keys_of, possible_keys, resolve
+from reparam.checkpoint.windows import MisfitError, Shapes
 
 _DIGITS = re.compile(r"\d+")
 _SLOTS = re.compile(r"\{\w+\}|\d+")  # digits of a name, and where any digits may stand

@@ -20,7 +20,8 @@ from reparam.checkpoint.families.terms import (
     Term,
     label_of,
 )
-from reparam.checkpoint.geometry import Geometry, Size, extent_of, matrix
+from reparam.checkpoint.geometry import Geometry
+from reparam.checkpoint.windows import Size, extent_of, matrix
 from reparam.conv import (
     Affine,
     AvgPool,

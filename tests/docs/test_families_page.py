@@ -70,3 +70,9 @@ def test_every_row_is_of_a_record() -> None:
 
 def test_every_golden_file_is_of_a_record() -> None:
     assert set(recorded()) <= {(family.name, family.part) for family in FAMILIES}
+
+
+def test_the_readmes_count_the_families() -> None:
+    count = len({family.name for family in FAMILIES})
+    for name, words in (("README.md", f"{count} families"), ("README_cn.md", f"{count} 个系列")):
+        assert words in (ROOT / name).read_text(encoding="utf-8")

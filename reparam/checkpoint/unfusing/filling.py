@@ -34,8 +34,8 @@ from reparam.checkpoint.families.terms import (
     Term,
     leaves,
 )
-from reparam.checkpoint.geometry import matrix
 from reparam.checkpoint.rows import stored_form
+from reparam.checkpoint.windows import matrix
 from reparam.conv import fuse
 from reparam.conv.rounding import round_once
 

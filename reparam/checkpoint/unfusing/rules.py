@@ -8,10 +8,11 @@ from typing import NamedTuple
 from reparam.checkpoint.blocks import BlockMatch, Found
 from reparam.checkpoint.families import FAMILIES, Family
 from reparam.checkpoint.families.terms import PADDLE, STATISTICS, TORCH
-from reparam.checkpoint.geometry import MisfitError, geometry_of
+from reparam.checkpoint.geometry import geometry_of
 from reparam.checkpoint.resolving import resolve
 from reparam.checkpoint.unfusing.network import LIKE, Asked, Shapes, Target, target_of
 from reparam.checkpoint.unfusing.outlines import Outline, UndecidedError, outline_of
+from reparam.checkpoint.windows import MisfitError
 from reparam.errors import CheckpointError
 
 _AXES = 4  # of a convolution's weight
