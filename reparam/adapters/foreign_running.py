@@ -230,10 +230,10 @@ def randomise(layer: Any, seed: int) -> None:
             if old.dtype.kind != "f":
                 continue
             inputs = np.sqrt(max(1.0, old[0].size)) if old.ndim > 1 else 1.0
-            values = rng.normal(size=old.shape) / inputs
+            drawn = rng.normal(size=old.shape) / inputs
             if key.endswith("_variance"):
-                values = rng.uniform(0.2, 3.0, old.shape)
-            tensor.set_value(values.astype(old.dtype))
+                drawn = rng.uniform(0.2, 3.0, old.shape)
+            tensor.set_value(np.asarray(drawn, dtype=old.dtype))
 
 
 def kernel_of(block: Any) -> tuple[int, ...]:
