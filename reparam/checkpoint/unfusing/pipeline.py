@@ -133,23 +133,30 @@ def unfuse(
     )
     if strict:
         _need_all_unfused(source, unfusing)
-    tables = checkpoint.names, network.checkpoint.names if network.checkpoint else {}
-    sha256 = ""
     if dry_run:
         for _ in unfusing:
             checkpoint.forget_pages()
         report = _reported(unfusing, checkpoint, network)
-    else:
-        sha256, report = write_with_manifest(
-            unfusing,
-            lambda: _reported(unfusing, checkpoint, network),
-            checkpoint,
-            target,
-            names=unfusing.names(*tables),
-            force=force,
-        )
-    written = None if dry_run else target
-    return Unfusion(source, checkpoint.sha256, written, sha256, report, network.original)
+        return Unfusion(source, checkpoint.sha256, None, "", report, network.original)
+    return _written(unfusing, checkpoint, network, target, force)
+
+
+def _written(
+    unfusing: Unfusing, checkpoint: Checkpoint, network: _Network, target: Path, force: bool
+) -> Unfusion:
+    """Write the train-time form as it is made, then its manifest; both appear, or neither."""
+    sha256, report = write_with_manifest(
+        unfusing,
+        lambda: _reported(unfusing, checkpoint, network),
+        checkpoint,
+        target,
+        names=unfusing.names(
+            checkpoint.names, network.checkpoint.names if network.checkpoint else {}
+        ),
+        force=force,
+    )
+    source = checkpoint.path
+    return Unfusion(source, checkpoint.sha256, target, sha256, report, network.original)
 
 
 def _network_of(checkpoint: Checkpoint, like: str | Path | None) -> _Network:
