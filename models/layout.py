@@ -28,6 +28,18 @@ class Plain:
     keys: Shapes
 
 
+def two_convolutions(first: str, second: str, channels: int, squeezed: int) -> Plain:
+    """Return the two 1x1 convolutions of a squeeze-excite, which deploying leaves as they are."""
+    return Plain(
+        {
+            f"{first}.weight": (squeezed, channels, 1, 1),
+            f"{first}.bias": (squeezed,),
+            f"{second}.weight": (channels, squeezed, 1, 1),
+            f"{second}.bias": (channels,),
+        }
+    )
+
+
 @dataclass(frozen=True)
 class ConvBN:
     """A convolution without bias and the BatchNorm after it; folded: the convolution with bias."""

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from reparam.errors import UnsupportedModelError
-from reparam.models.layout import EPSILON, Block, ConvBN, Layout, Plain, batch_norm
+from reparam.models.layout import (
+    EPSILON,
+    Block,
+    ConvBN,
+    Layout,
+    Plain,
+    batch_norm,
+    two_convolutions,
+)
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 NUM_BLOCKS = (2, 8, 10, 1)  # pairs of a depthwise and a 1x1 block, in every variant
@@ -140,16 +148,8 @@ class BlockShape:
 
     def squeeze_excite(self) -> Plain:
         """Return the two 1x1 convolutions that deploying leaves where they are."""
-        channels, squeezed = self.channels, self.channels // SQUEEZE
-        reduce, expand = f"{self.prefix}.se.reduce", f"{self.prefix}.se.expand"
-        return Plain(
-            {
-                f"{reduce}.weight": (squeezed, channels, 1, 1),
-                f"{reduce}.bias": (squeezed,),
-                f"{expand}.weight": (channels, squeezed, 1, 1),
-                f"{expand}.bias": (channels,),
-            }
-        )
+        se, channels = f"{self.prefix}.se", self.channels
+        return two_convolutions(f"{se}.reduce", f"{se}.expand", channels, channels // SQUEEZE)
 
     def layout(self) -> Block:
         """Return the two forms of the linear part."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reparam.errors import UnsupportedModelError
-from reparam.models.layout import EPSILON, Block, ConvBN, Layout, Plain
+from reparam.models.layout import EPSILON, Block, ConvBN, Layout, Plain, two_convolutions
 from reparam.models.scaling import scale_of, widths
 
 CHANNELS = (32, 64, 128, 256, 512, 1024)  # of the stem and its block, then of each stage
@@ -152,15 +152,8 @@ class BlockShape:
 
     def squeeze_excite(self) -> Plain:
         """Return the two 1x1 convolutions that deploying leaves where they are."""
-        channels, squeezed = self.in_channels, self.in_channels // SQUEEZE
-        return Plain(
-            {
-                f"{self.prefix}.se.conv1.weight": (squeezed, channels, 1, 1),
-                f"{self.prefix}.se.conv1.bias": (squeezed,),
-                f"{self.prefix}.se.conv2.weight": (channels, squeezed, 1, 1),
-                f"{self.prefix}.se.conv2.bias": (channels,),
-            }
-        )
+        se, channels = f"{self.prefix}.se", self.in_channels
+        return two_convolutions(f"{se}.conv1", f"{se}.conv2", channels, channels // SQUEEZE)
 
     def pointwise(self) -> list[ConvBN]:
         """Return the 1x1 convolution, or both where it is split."""

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from reparam.errors import UnsupportedModelError
-from reparam.models.layout import EPSILON, Block, ConvBN, Layout, Plain, Shapes, batch_norm
+from reparam.models.layout import (
+    EPSILON,
+    Block,
+    ConvBN,
+    Layout,
+    Plain,
+    Shapes,
+    batch_norm,
+    two_convolutions,
+)
 from reparam.models.scaling import scale_of, widths
 
 CHANNELS = (16, 32, 64, 128, 256, 512)  # of the first convolution, then of each stage
@@ -144,15 +153,8 @@ class BlockShape:
         return [*depthwise, *([self._gate()] if self.kind.use_se else []), *pointwise]
 
     def _gate(self) -> Plain:
-        channels, squeezed = self.in_channels, self.in_channels // SQUEEZE
-        return Plain(
-            {
-                f"{self.prefix}.se.conv1.weight": (squeezed, channels, 1, 1),
-                f"{self.prefix}.se.conv1.bias": (squeezed,),
-                f"{self.prefix}.se.conv2.weight": (channels, squeezed, 1, 1),
-                f"{self.prefix}.se.conv2.bias": (channels,),
-            }
-        )
+        se, channels = f"{self.prefix}.se", self.in_channels
+        return two_convolutions(f"{se}.conv1", f"{se}.conv2", channels, channels // SQUEEZE)
 
 
 def _layer(

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reparam.errors import UnsupportedModelError
-from reparam.models.layout import EPSILON, Block, ConvBN, Layout, Plain, batch_norm
+from reparam.models.layout import (
+    EPSILON,
+    Block,
+    ConvBN,
+    Layout,
+    Plain,
+    batch_norm,
+    two_convolutions,
+)
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 SQUEEZE = 16  # channels of a block for one of its squeeze-excite
@@ -161,16 +169,8 @@ class BlockShape:
 
     def squeeze_excite(self) -> Plain:
         """Return the two 1x1 convolutions that deploying leaves where they are."""
-        channels, squeezed = self.channels, self.channels // SQUEEZE
-        down, up = f"{self.prefix}.se.down", f"{self.prefix}.se.up"
-        return Plain(
-            {
-                f"{down}.weight": (squeezed, channels, 1, 1),
-                f"{down}.bias": (squeezed,),
-                f"{up}.weight": (channels, squeezed, 1, 1),
-                f"{up}.bias": (channels,),
-            }
-        )
+        se, channels = f"{self.prefix}.se", self.channels
+        return two_convolutions(f"{se}.down", f"{se}.up", channels, channels // SQUEEZE)
 
     def layout(self) -> Block:
         """Return the two forms of the linear part."""
