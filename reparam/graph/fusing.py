@@ -115,9 +115,6 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
 
     Names, dtypes and shapes of inputs and outputs stay; subgraphs and functions are left whole.
     A region is swapped only after it was proved, on probes in float64, to be the same function.
-
-    Raises:
-        NotEquivalentError: a proof failed, and ``keep_going`` is not set.
     """
     options = options or Options()
     graph = model.graph

@@ -13,10 +13,11 @@ from reparam.conv.operators import Array, Conv
 from reparam.conv.rounding import round_once
 from reparam.errors import NotFusibleError
 from reparam.graph import readers
+from reparam.graph.computing import numbers_of
 from reparam.graph.constants import Constants
 from reparam.graph.evaluation_calls import NotEvaluableError
 from reparam.graph.forms import Form
-from reparam.graph.numbers import Numbers, Pointwise, Transposed, numbers_of
+from reparam.graph.numbers import Numbers, Pointwise, Transposed
 from reparam.graph.proving import Proof, prove
 from reparam.graph.regions import Region, is_gemm
 
