@@ -14,18 +14,23 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reparam.adapters.onnx_cleaning import import_onnx_ir
 from reparam.adapters.onnx_files import LIMIT
 from reparam.adapters.onnx_model import import_onnx
 from reparam.checkpoint.hashing import FileHash
 from reparam.checkpoint.opening import mapped
 from reparam.errors import CheckpointError, GraphError
 from reparam.files import sha256_of, whole_files
-from reparam.graph.files_checks import check_supported, check_valid, unknown_operators
+from reparam.graph.files_checks import (
+    check_supported,
+    check_texts,
+    check_valid,
+    unknown_operators,
+)
 from reparam.graph.files_names import check_names
 from reparam.graph.files_outside import DataFiles
+from reparam.graph.files_serde import deserialized
 from reparam.graph.files_tensors import put_back, take_out
-from reparam.graph.files_writing import Written, heavy_bytes, write_model
+from reparam.graph.files_writing import NO_INPUTS_NEEDED, Written, heavy_bytes, write_model
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,7 +39,6 @@ OPSETS = range(9, 22)
 """The versions of the ONNX operator set that fusing is tested with."""
 
 _OUTSIDE = "reparam.outside"  # in the notes of a model: its source kept weights outside
-_NO_INPUTS_NEEDED = 4  # the first IR version in which initializers need not be inputs too
 _PROTOBUF = (1 << 31) - 1  # bytes that a message may have
 _LFS = b"version https://git-lfs"
 _TOLD = 5  # operators that a notice names
@@ -150,22 +154,23 @@ def data_of(path: Path) -> Path:
 def _open(path: Path, pages: mmap.mmap, bake_inputs: bool) -> Opened:
     digest, size = FileHash(path), len(pages)
     files = DataFiles(path.parent)
-    try:
-        proto = _parsed(pages)
-        taken = take_out(proto, files)
-        light = type(proto).FromString(proto.SerializeToString())  # the other holds the weights
-        del proto
-        check_supported(light)
-        _name_onnx_domain(light)
-        notices = []
-        if check_names(light):
-            notices.append("the nodes were in an order that ONNX does not allow, and were sorted")
-        check_valid(light)
-        overridable = _bake(light) if bake_inputs else _overridable(light)
-        notices += _notices(light, () if bake_inputs else overridable)
-        model = _graph_of(light)
-    except UnicodeDecodeError as error:
-        raise GraphError("the file is damaged", found="a text that is not UTF-8") from error
+    proto = _parsed(pages)
+    taken = take_out(proto, files)
+    light = type(proto).FromString(proto.SerializeToString())  # the other keeps room for weights
+    del proto
+    check_texts(light)
+    check_supported(light)
+    _name_onnx_domain(light)
+    notices = []
+    if check_names(light):
+        notices.append("the nodes were in an order that ONNX does not allow, and were sorted")
+    check_valid(light)
+    overridable = _overridable(light)
+    if bake_inputs:
+        _bake(light, set(overridable))
+        overridable = ()
+    notices += _notices(light, overridable)
+    model = deserialized(light)
     put_back(model, taken)
     if files.paths:
         model.meta[_OUTSIDE] = True
@@ -174,7 +179,7 @@ def _open(path: Path, pages: mmap.mmap, bake_inputs: bool) -> Opened:
         path=path,
         bytes=size + files.size,
         data_files=files.paths,
-        overridable=() if bake_inputs else overridable,
+        overridable=overridable,
         notices=tuple(notices),
         hash=digest,
     )
@@ -220,15 +225,12 @@ def _overridable(light: Any) -> tuple[str, ...]:
     return tuple(value.name for value in light.graph.input if value.name in initializers)
 
 
-def _bake(light: Any) -> tuple[str, ...]:
-    """Take the initializers out of the inputs; return which were there."""
-    names = _overridable(light)
-    taken = set(names)
-    inputs = [value for value in light.graph.input if value.name not in taken]
+def _bake(light: Any, names: set[str]) -> None:
+    """Take initializers out of the inputs."""
+    inputs = [entry for entry in light.graph.input if entry.name not in names]
     del light.graph.input[:]
     light.graph.input.extend(inputs)
-    light.ir_version = max(light.ir_version, _NO_INPUTS_NEEDED)
-    return names
+    light.ir_version = max(light.ir_version, NO_INPUTS_NEEDED)
 
 
 def _notices(light: Any, overridable: tuple[str, ...]) -> list[str]:
@@ -253,17 +255,3 @@ def _notices(light: Any, overridable: tuple[str, ...]) -> list[str]:
             " which a caller may set: they are not taken for constants"
         )
     return told
-
-
-def _graph_of(light: Any) -> ir.Model:
-    ir = import_onnx_ir()
-    try:
-        return ir.serde.deserialize_model(light)
-    except ir.serde.SerdeError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        lines = str(cause).strip().splitlines()
-        raise GraphError(
-            "its graph cannot be represented", found=lines[0] if lines else type(cause).__name__
-        ) from error

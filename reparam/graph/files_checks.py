@@ -12,10 +12,32 @@ from typing import Any
 from reparam.adapters.onnx_model import import_onnx
 from reparam.errors import GraphError
 from reparam.graph.files_names import named
+from reparam.graph.files_outside import damaged
 from reparam.graph.files_tensors import graphs_of, subgraphs_of, tensors_of
 
 _ONNX_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training")
 _APART = "reparam.unknown"  # a domain for operators that the checker would refuse to see
+
+
+def check_texts(model: Any) -> None:
+    """Refuse a model with a name, or another text, that is not UTF-8: it could not be written.
+
+    Raises:
+        GraphError: there is one.
+    """
+    waiting = [model]
+    while waiting:
+        for descriptor, content in waiting.pop().ListFields():
+            if descriptor.type == descriptor.TYPE_STRING:
+                texts = (content,) if isinstance(content, str | bytes) else content
+                wrong = next((text for text in texts if not isinstance(text, str)), None)
+                if wrong is not None:  # protobuf hands over what it cannot decode as bytes
+                    raise damaged(f"the {descriptor.name} {wrong!r}, which is not UTF-8")
+            elif descriptor.type == descriptor.TYPE_MESSAGE:
+                if hasattr(content, "ListFields"):
+                    waiting.append(content)
+                else:
+                    waiting.extend(content)
 
 
 def check_supported(model: Any) -> None:
@@ -98,13 +120,14 @@ def unknown_operators(model: Any) -> tuple[str, ...]:
 
 def _set_apart(trial: Any) -> None:
     """Move operators that the checker does not know to a domain of which it knows nothing."""
-    for holder in (trial, *trial.functions):
-        holder.opset_import.add(domain=_APART, version=1)
+    apart = False
     for node, opsets in _nodes_and_opsets(trial):
         if node.domain == "ai.onnx":
             node.domain = ""
         if _is_unknown(node, opsets):
-            node.domain = _APART
+            node.domain, apart = _APART, True
+    for holder in (trial, *trial.functions) if apart else ():
+        holder.opset_import.add(domain=_APART, version=1)
 
 
 def _nodes_and_opsets(model: Any) -> Iterator[tuple[Any, dict[str, int]]]:

@@ -102,7 +102,9 @@ class _Ordering:
         order = _order(needs)
         if len(order) < len(nodes):
             circle = [nodes[index] for index in _circle(needs, set(order))]
-            told = " reads from ".join(named(node) for node in circle[:_TOLD])
+            told = f"{len(circle)} nodes: " + " reads from ".join(
+                named(node) for node in circle[:_TOLD]
+            )
             told += " ..." if len(circle) > _TOLD else f" reads from {named(circle[0])}"
             raise GraphError(
                 f"{where} has a cycle", found=told, why="no order of its nodes can be computed"

@@ -19,14 +19,17 @@ from reparam.adapters.onnx_files import LIMIT
 from reparam.checkpoint.hashing import HashingWriter
 from reparam.errors import GraphError
 from reparam.graph.files_checks import check_valid
+from reparam.graph.files_serde import serialized
 from reparam.graph.files_tensors import HEAVY, Buffer, graphs_of, mark, number_of, tensors_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 _ALIGNED = 4096  # bytes, a page: runtimes can map what begins at one
+_BYTE = 8  # bits; what is smaller is packed in files
 _WIRE_BYTES = 2  # the wire type of what has a length: bytes, texts, messages
-_NO_INPUTS_NEEDED = 4  # the first IR version in which initializers need not be inputs too
+NO_INPUTS_NEEDED = 4
+"""The first IR version in which initializers need not be inputs too."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def write_model(model: ir.Model, path: Path, data: Path | None = None) -> Writte
         data: takes the heavy initializers, in the same folder; None puts them into the file.
 
     Raises:
-        GraphError: the model is not valid, or does not fit into one file.
+        GraphError: the model cannot be written, is not valid, or does not fit into one file.
         OSError: the disk refuses the write.
     """
     proto, weights = _light(model, everywhere=data is not None)
@@ -97,7 +100,6 @@ def _light(model: ir.Model, everywhere: bool) -> tuple[Any, list[ir.TensorProtoc
         model: not changed, but for the time that this takes.
         everywhere: take those of subgraphs too.
     """
-    ir = import_onnx_ir()
     taken: list[tuple[ir.Value, ir.TensorProtocol]] = []
     try:
         for graph in model.graphs() if everywhere else (model.graph,):
@@ -107,14 +109,14 @@ def _light(model: ir.Model, everywhere: bool) -> tuple[Any, list[ir.TensorProtoc
                     continue
                 taken.append((value, tensor))
                 value.const_value = _emptied(tensor, len(taken) - 1)
-        proto = ir.serde.serialize_model(model)
+        proto = serialized(model)
     finally:
         for value, tensor in taken:
             value.const_value = tensor
     _drop_echoes(proto)
     inputs = {value.name for value in proto.graph.input}
     if any(tensor.name not in inputs for tensor in proto.graph.initializer):
-        proto.ir_version = max(proto.ir_version, _NO_INPUTS_NEEDED)
+        proto.ir_version = max(proto.ir_version, NO_INPUTS_NEEDED)
     return proto, [tensor for _, tensor in taken]
 
 
@@ -147,10 +149,9 @@ def _is_heavy(tensor: ir.TensorProtocol) -> bool:
 def _emptied(tensor: ir.TensorProtocol, number: int) -> ir.TensorProtocol:
     """Return a tensor of which only a number is written, in place of its data."""
     ir = import_onnx_ir()
-    return ir.ExternalTensor(
-        mark(number), None, None, tensor.dtype, shape=ir.Shape(tensor.shape),
-        name=tensor.name or "", doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props),
-    )  # fmt: skip
+    told = {"doc_string": tensor.doc_string, "metadata_props": dict(tensor.metadata_props)}
+    shape, name = ir.Shape(tensor.shape), tensor.name or ""
+    return ir.ExternalTensor(mark(number), None, None, tensor.dtype, shape=shape, name=name, **told)
 
 
 def _write_data(
@@ -242,16 +243,10 @@ def _size(piece: bytes | ir.TensorProtocol) -> int:
 
 def _bytes_of(tensor: ir.TensorProtocol) -> Buffer:
     """Return the data of a tensor as the file has it, not copied if that can be."""
-    if tensor.dtype.bitwidth < 8:
+    if tensor.dtype.bitwidth < _BYTE or sys.byteorder == "big":
         data: Buffer = tensor.tobytes()
     else:
-        array = tensor.numpy()
-        swapped = array.dtype.byteorder == ">" or sys.byteorder == "big"
-        data = (
-            tensor.tobytes()
-            if swapped
-            else np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-        )
+        data = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
     if len(data) != tensor.nbytes:
         raise GraphError(
             "the graph contradicts itself",
