@@ -118,6 +118,8 @@ def subgraphs_of(node: Any) -> list[Any]:
 def _data_of(tensor: Any, files: DataFiles) -> Buffer | None:
     """Return the data of a tensor, checked; None if it stays where it is."""
     dtype = _dtype_of(tensor)
+    if tensor.HasField("segment"):
+        raise damaged("it is a part of a larger tensor, which onnx does not put together")
     if any(dim < 0 for dim in tensor.dims):
         raise damaged(f"its shape is {tuple(tensor.dims)}")
     elements = prod(tensor.dims)
@@ -129,16 +131,19 @@ def _data_of(tensor: Any, files: DataFiles) -> Buffer | None:
     needed = -(-elements * dtype.bitwidth // 8)
     if tensor.data_location == import_onnx().TensorProto.EXTERNAL:
         _check_fields(tensor, set())
-        return files.part({entry.key: entry.value for entry in tensor.external_data}, needed)
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        if not all(isinstance(text, str) for text in where.values()):
+            raise damaged("the place of its data is no UTF-8")
+        return files.part(where, needed)
     if tensor.HasField("raw_data"):
         _check_fields(tensor, {"raw_data"})
         raw: bytes = tensor.raw_data
         _check_count(len(raw), needed, "bytes")
-        return raw if needed >= HEAVY and not tensor.HasField("segment") else None
+        return raw if needed >= HEAVY else None
     _check_fields(tensor, {typed})
     values = getattr(tensor, typed)
     _check_count(len(values), (needed if dtype.bitwidth < 8 else elements) * numbers, "numbers")
-    if needed < HEAVY or tensor.HasField("segment"):
+    if needed < HEAVY:
         return None
     return _packed(values, typed, dtype.bitwidth if typed != "float_data" else 0)
 

@@ -121,10 +121,25 @@ def map_typed() -> bytes:
     return bytes(proto.SerializeToString())
 
 
+def opaque() -> bytes:
+    proto = good()
+    found = proto.graph.value_info.add(name="c")
+    found.type.sequence_type.elem_type.opaque_type.name = "own"
+    return bytes(proto.SerializeToString())
+
+
 def sparse() -> Any:
     values = numpy_helper.from_array(np.ones(1, np.float32), "w")
     indices = numpy_helper.from_array(np.zeros(1, np.int64), "i")
     return helper.make_sparse_tensor(values, indices, list(WEIGHT))
+
+
+def sparse_constants() -> bytes:
+    node = helper.make_node("Own", [], ["w"], name="sparse_ones", domain="own")
+    attribute = node.attribute.add(name="many", type=onnx.AttributeProto.SPARSE_TENSORS)
+    attribute.sparse_tensors.append(sparse())
+    opsets = [helper.make_opsetid("own", 1)]
+    return bytes(model([node, conv("y")], opsets=opsets).SerializeToString())
 
 
 def sparse_constant() -> bytes:
@@ -170,6 +185,10 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "negative shape": (lambda: with_tensor(dims=[-1, 3, 4, 4]), "shape is (-1, 3, 4, 4)"),
     "no type": (lambda: with_tensor(data_type=0), "type has the number 0"),
     "odd type": (lambda: with_tensor(data_type=99), "type has the number 99"),
+    "segment": (
+        lambda: changed(lambda m: setattr(m.graph.initializer[0].segment, "end", 9)),
+        "part of a larger tensor",
+    ),
     "few texts": (
         lambda: with_tensor(data_type=TensorProto.STRING, raw_data=None), "0 texts; needed: 384"
     ),
@@ -261,6 +280,8 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         "a sparse initializer in 'by_hand'",
     ),
     "sparse constant": (sparse_constant, "a sparse tensor in node 'sparse_one'"),
+    "sparse constants": (sparse_constants, "a sparse tensor in node 'sparse_ones'"),
+    "opaque": (opaque, "the type of value 'c' is a 'opaque_type'"),
     "map": (map_typed, "the type of value 'm' is a 'map_type'"),
     "unknown field": (unknown_field, "does not know"),
     "not UTF-8": (
@@ -277,6 +298,9 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "no location": (lambda: outside("").SerializeToString(), "no file is named"),
     "NUL": (lambda: outside("w\0.bin").SerializeToString(), "null byte"),
+    "location of no text": (
+        lambda: outside("gone.bin").SerializeToString().replace(b"gone", b"g\xffne"), "UTF-8"
+    ),
     "missing data": (lambda: outside("gone.bin").SerializeToString(), "No such file"),
     "odd offset": (lambda: outside("w.bin", "-4").SerializeToString(), "the offset of its data"),
     "odd length": (lambda: outside("w.bin", "0", "12").SerializeToString(), "12 bytes of 'w.bin'"),

@@ -32,7 +32,8 @@ def full_model() -> Any:
         helper.make_node("Own", ["c"], ["o"], domain="own", overload="two", slope=0.25),
         helper.make_node("Foreign", ["o", "", "texts"], ["f", "", "g"], domain="else", name="f",
                          words=["a", "b"], many=[weight("m0"), weight("m1", 3)], raw=b"\xff\x00",
-                         numbers=[1.5], whole=[1, 2], none=helper.make_graph([], "none", [], [])),
+                         numbers=[1.5], whole=[1, 2], none=helper.make_graph([], "none", [], []),
+                         graphs=[_then("g0"), _then("g1")], types=[PAIR, PAIR]),
         helper.make_node("SequenceConstruct", ["f", "f"], ["s"]),
         helper.make_node("Optional", [], ["maybe"], type=PAIR),
         helper.make_node("Constant", [], ["k"], value=weight("", 4)),
@@ -58,6 +59,8 @@ def full_model() -> Any:
     made.graph.value_info.append(told(value("c", FLOAT, ["n", 8, "h", "w"]), "value"))
     optional = helper.make_optional_type_proto(PAIR)
     made.graph.value_info.append(helper.make_value_info("maybe", optional))
+    mostly_zeros = helper.make_sparse_tensor_type_proto(FLOAT, ["n", 2])
+    made.graph.value_info.append(helper.make_value_info("g", mostly_zeros))
     for name in ("c", "told"):
         annotation = made.graph.quantization_annotation.add(tensor_name=name)
         for key, where in (("SCALE_TENSOR", "scale"), ("ZERO_POINT_TENSOR", "zero")):
@@ -65,8 +68,8 @@ def full_model() -> Any:
     return made
 
 
-def _then() -> Any:
-    graph = branch("then", helper.make_node("Conv", ["x", "inner"], ["t"]), output="t")
+def _then(name: str = "then") -> Any:
+    graph = branch(name, helper.make_node("Conv", ["x", "inner"], ["t"]), output="t")
     graph.initializer.append(weight("inner", 5))
     graph.value_info.append(told(value("inner", FLOAT, weight().dims), "inner"))
     return told(graph, "branch")
