@@ -23,9 +23,10 @@ def deserialized(proto: Any) -> ir.Model:
     Raises:
         GraphError: onnx-ir cannot represent it.
     """
-    ir = import_onnx_ir()  # which sets the level of its log
-    with _told("it has parts that cannot be represented", ir.serde.SerdeError):
-        return ir.serde.deserialize_model(proto)
+    serde = import_onnx_ir().serde  # before the log is quiet: this sets its level
+    with _told("it has parts that cannot be represented", serde.SerdeError):
+        model: ir.Model = serde.deserialize_model(proto)
+    return model
 
 
 def serialized(model: ir.Model) -> Any:
@@ -34,9 +35,9 @@ def serialized(model: ir.Model) -> Any:
     Raises:
         GraphError: onnx-ir cannot write it.
     """
-    ir = import_onnx_ir()
-    with _told("the model cannot be written", ir.serde.SerdeError):
-        return ir.serde.serialize_model(model)
+    serde = import_onnx_ir().serde
+    with _told("the model cannot be written", serde.SerdeError):
+        return serde.serialize_model(model)
 
 
 @contextmanager

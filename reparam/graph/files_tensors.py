@@ -40,6 +40,7 @@ _FIELDS = {  # of the types that are not kept in int32_data: the field, and its 
 }
 _DTYPES = {"float_data": "<f4", "double_data": "<f8", "int64_data": "<i8", "uint64_data": "<u8",
            "int32_data": "<i4"}  # fmt: skip
+_BYTE = 8  # bits; what is smaller is packed in files
 _PIECE = 1 << 16  # numbers at once: NumPy makes Python objects of them on the way
 _MARK = "reparam:"  # begins the location of a tensor whose data is in the list
 
@@ -142,17 +143,17 @@ def _data_of(tensor: Any, files: DataFiles) -> Buffer | None:
         return raw if needed >= HEAVY else None
     _check_fields(tensor, {typed})
     values = getattr(tensor, typed)
-    _check_count(len(values), (needed if dtype.bitwidth < 8 else elements) * numbers, "numbers")
+    _check_count(len(values), (needed if dtype.bitwidth < _BYTE else elements) * numbers, "numbers")
     if needed < HEAVY:
         return None
     return _packed(values, typed, dtype.bitwidth if typed != "float_data" else 0)
 
 
 def _dtype_of(tensor: Any) -> ir.DataType:
-    ir = import_onnx_ir()
     if tensor.data_type not in _known_types():
         raise damaged(f"its type has the number {tensor.data_type}, which no type has")
-    return ir.DataType(tensor.data_type)
+    dtype: ir.DataType = import_onnx_ir().DataType(tensor.data_type)
+    return dtype
 
 
 @cache
@@ -211,8 +212,8 @@ def put_back(model: ir.Model, taken: list[Buffer]) -> None:
 
 
 def _filled(tensor: ir.TensorProtocol, taken: list[Buffer]) -> ir.TensorProtocol:
-    ir = import_onnx_ir()
-    if not isinstance(tensor, ir.ExternalTensor):
+    onnx_ir = import_onnx_ir()
+    if not isinstance(tensor, onnx_ir.ExternalTensor):
         return tensor
     data = taken[int(str(tensor.location).removeprefix(_MARK))]
     told: dict[str, Any] = {
@@ -220,8 +221,11 @@ def _filled(tensor: ir.TensorProtocol, taken: list[Buffer]) -> ir.TensorProtocol
         "doc_string": tensor.doc_string,
         "metadata_props": dict(tensor.metadata_props),
     }
-    if tensor.dtype.bitwidth < 8:
+    filled: ir.TensorProtocol
+    if tensor.dtype.bitwidth < _BYTE:
         packed = np.frombuffer(data, np.uint8)
-        return ir.PackedTensor(packed, tensor.dtype, shape=tensor.shape, **told)
-    flat = np.frombuffer(data, tensor.dtype.numpy().newbyteorder("<"))
-    return ir.Tensor(flat.reshape(tensor.shape.numpy()), tensor.dtype, **told)
+        filled = onnx_ir.PackedTensor(packed, tensor.dtype, shape=tensor.shape, **told)
+    else:
+        flat = np.frombuffer(data, tensor.dtype.numpy().newbyteorder("<"))
+        filled = onnx_ir.Tensor(flat.reshape(tensor.shape.numpy()), tensor.dtype, **told)
+    return filled

@@ -148,10 +148,13 @@ def _is_heavy(tensor: ir.TensorProtocol) -> bool:
 
 def _emptied(tensor: ir.TensorProtocol, number: int) -> ir.TensorProtocol:
     """Return a tensor of which only a number is written, in place of its data."""
-    ir = import_onnx_ir()
+    onnx_ir = import_onnx_ir()
     told = {"doc_string": tensor.doc_string, "metadata_props": dict(tensor.metadata_props)}
-    shape, name = ir.Shape(tensor.shape), tensor.name or ""
-    return ir.ExternalTensor(mark(number), None, None, tensor.dtype, shape=shape, name=name, **told)
+    shape, name = onnx_ir.Shape(tensor.shape), tensor.name or ""
+    emptied: ir.TensorProtocol = onnx_ir.ExternalTensor(
+        mark(number), None, None, tensor.dtype, shape=shape, name=name, **told
+    )
+    return emptied
 
 
 def _write_data(
