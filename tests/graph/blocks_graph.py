@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from tests.graph.blocks_kernels import equal_shift
 from tests.graph.blocks_repvgg import three, two
 from tests.graph.builder import GraphBuilder, Value
 from tests.graph.builder_base import WEIGHTS
@@ -114,11 +113,7 @@ def _(g: GraphBuilder) -> None:
 
 @block("a value padded around, and moved away by a BatchNorm", "-", "BN, Pad, Conv", "Conv")
 def _(g: GraphBuilder) -> None:
-    gamma, _, mean, variance = g.norm_parameters(8)
-    x = g.input("x", _IMAGE)
-    half = g.constant(np.full(8, 0.5))
-    still = g.constant(np.zeros(8))
-    moved = g.bn(x, parameters=(gamma, half, still, variance))
+    moved = equal_shift(g, g.input("x", _IMAGE), 0.5)
     g.output(g.conv(g.pad(moved, 1, value=0.5), 6, 3))
 
 

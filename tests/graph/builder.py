@@ -119,7 +119,8 @@ class GraphBuilder(GraphBase):
             return self.node("BatchNormalization", x, *parameters, epsilon=epsilon)
         more: dict[str, Any] = {"training_mode": 1} if self.opset >= 14 else {}
         count = 3 if self.opset >= 14 else 5
-        found = self.node("BatchNormalization", x, *parameters, epsilon=epsilon, count=count, **more)
+        more |= {"epsilon": epsilon, "count": count}
+        found: tuple[Value, ...] = self.node("BatchNormalization", x, *parameters, **more)
         return found[0]
 
     def per_channel(self, x: Value, shape: str = "C11") -> Value:
@@ -276,11 +277,12 @@ class GraphBuilder(GraphBase):
         """An If whose branches read ``x`` from outside: ``op(x)`` or x itself."""
         from onnx import TensorProto, helper
 
+        element = TensorProto.FLOAT
         names = [(self._name(), op), (self._name(), "Identity")]
         graphs = [
             helper.make_graph(
                 [helper.make_node(kind, [x], [name], name=f"{kind}_{name}")],
-                f"branch_{name}", [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
+                f"branch_{name}", [], [helper.make_tensor_value_info(name, element, None)],
             )
             for name, kind in names
         ]  # fmt: skip

@@ -99,6 +99,12 @@ class GraphBase:
         self.quantities.update(zip(outputs, results, strict=False))
         return outputs[0] if count == 1 else tuple(outputs)
 
+    @property
+    def open_axes(self) -> bool:
+        """Whether an input has axes of open size."""
+        kinds = (value.type.tensor_type.shape.dim for value in self.inputs.values())
+        return any(axis.dim_param for axes in kinds for axis in axes)
+
     # weights
 
     def rng(self) -> np.random.Generator:
@@ -121,7 +127,7 @@ class GraphBase:
             return self.node("Identity", self._stored(array))
         if kind == "reshape":
             return self.node("Reshape", self._stored(array.reshape(-1)), _shape_of(array))
-        if kind == "transpose":
+        if kind == "transpose" and array.ndim:
             return self.node("Transpose", self._stored(array.T), perm=[*range(array.ndim)][::-1])
         if kind == "cast":
             return self._cast(array)
@@ -129,7 +135,8 @@ class GraphBase:
             flat = self.node("Transpose", self._stored(array.reshape(1, -1).T, "constant"),
                              perm=[1, 0])  # fmt: skip
             return self.node("Identity", self.node("Reshape", flat, _shape_of(array)))
-        return self._stored(array, kind)
+        plain = kind if kind in ("constant", "overridable", "fed") else "initializer"
+        return self._stored(array, plain)
 
     def _cast(self, array: Array) -> Value:
         """A weight stored in half the bits, or in twice as many where it already has half."""

@@ -71,7 +71,7 @@ class Registry:
 
 
 def conv_bn(g: GraphBuilder, x: Value, out: int, kernel: int, **geometry: Any) -> Value:
-    """A convolution padded to the same size, and a BatchNorm; a depthwise one where ``out`` is 0."""
+    """A convolution padded to the same size, and a BatchNorm; depthwise where ``out`` is 0."""
     epsilon = geometry.pop("epsilon", 1e-5)
     geometry.setdefault("padding", kernel // 2 * geometry.get("dilation", 1))
     conv = g.conv if out else g.depthwise

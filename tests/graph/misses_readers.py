@@ -80,7 +80,7 @@ def _(g: GraphBuilder) -> None:
 
 
 @miss("a shortcut past two convolutions", "11", "2 Conv, 2 BN, Add", "2 Conv, Add",
-      "the second pads with zero behind a bias; the shortcut is no branch of its input")  # fmt: skip
+      "the second pads with zero behind a bias; the shortcut skips both")  # fmt: skip
 def _(g: GraphBuilder) -> None:
     x = g.input("x", _IMAGE)
     g.output(g.add(x, conv_bn(g, conv_bn(g, x, 8, 3), 8, 3)))
@@ -168,7 +168,7 @@ def _(g: GraphBuilder) -> None:
 
 
 @miss("PP-HGNetV2's affine behind the activation", "37", "Conv, BN, Relu, Mul, Add",
-      "Conv, Relu, Mul, Add", "the affine map comes after the Relu, and nothing follows")  # fmt: skip
+      "Conv, Relu, Mul, Add", "the affine map comes after the Relu, nothing follows")  # fmt: skip
 def _(g: GraphBuilder) -> None:
     y = g.relu(conv_bn(g, g.input("x", _IMAGE), 8, 3))
     g.output(g.add(g.mul(g.scalar(shape=[1]), y), g.scalar(shape=[1])))

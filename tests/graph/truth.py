@@ -110,12 +110,12 @@ def excess(
     )
 
 
-def _excess(
-    expected: Quantity, found: Quantity, feeds: Mapping[str, Array], dtype: str
-) -> float:
+def _excess(expected: Quantity, found: Quantity, feeds: Mapping[str, Array], dtype: str) -> float:
     if expected.value.shape != found.value.shape:
         return np.inf
-    largest = max((float(np.abs(x).max(initial=0)) for x in feeds.values() if x.dtype != bool), default=0)
+    largest = max(
+        (float(np.abs(x).max(initial=0)) for x in feeds.values() if x.dtype != bool), default=0
+    )
     tiny = SMALLEST_NORMAL[dtype] * _TAPS * (1 + largest)
     bound = expected.roundings * (UNIT_ROUNDOFF[dtype] * expected.size + tiny)
     off = np.abs(found.value - expected.value) / np.maximum(bound, np.finfo(float).tiny)
