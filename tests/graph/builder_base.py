@@ -183,6 +183,10 @@ class GraphBase:
         inferred = onnx.shape_inference.infer_shapes(made).graph.output
         for place, value in enumerate(inferred):
             made.graph.output[place].CopyFrom(value)
+            # Names that inference made up: onnxruntime makes up the same ones for other sizes.
+            for axis in made.graph.output[place].type.tensor_type.shape.dim:
+                if axis.dim_param.startswith("unk__"):
+                    axis.Clear()
         onnx.checker.check_model(made, full_check=self.dtype != "bfloat16")
         return made
 
