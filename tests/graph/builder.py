@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.graph.builder_base import GraphBase, Value
+from tests.graph.builder_base import DTYPES, GraphBase, Value
 
 Numbers = int | Sequence[int]
 
@@ -275,9 +275,9 @@ class GraphBuilder(GraphBase):
 
     def if_reads(self, x: Value, op: str = "Neg") -> Value:
         """An If whose branches read ``x`` from outside: ``op(x)`` or x itself."""
-        from onnx import TensorProto, helper
+        from onnx import helper
 
-        element = TensorProto.FLOAT
+        element = DTYPES[self.dtype]
         names = [(self._name(), op), (self._name(), "Identity")]
         graphs = [
             helper.make_graph(

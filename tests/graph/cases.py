@@ -24,6 +24,7 @@ class Case:
         why: of a near miss, what keeps it from fusing further.
         settings: of the GraphBuilder, such as the opset.
         runs: whether onnxruntime's CPU has what is in it.
+        since: the first opset that has what is in it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Case:
     why: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     runs: bool = True
+    since: int = 9
 
     def graph(self, **settings: Any) -> GraphBuilder:
         """Return the built graph; settings given here come before those of the case."""
@@ -59,11 +61,11 @@ class Registry:
 
     def add(
         self, name: str, row: str, before: str, after: str, why: str = "", runs: bool = True,
-        **settings: Any,
+        since: int = 9, **settings: Any,
     ) -> Callable[[Build], Build]:  # fmt: skip
         def register(build: Build) -> Build:
             self.cases.append(
-                Case(name, row, build, counts(before), counts(after), why, settings, runs)
+                Case(name, row, build, counts(before), counts(after), why, settings, runs, since)
             )
             return build
 

@@ -191,7 +191,8 @@ def _(g: GraphBuilder) -> None:
 
 
 @miss("an average over a window that hangs out", "27c", "Conv, BN, AveragePool, Add",
-      "Conv, AveragePool, Add", "ceil_mode: the last window has fewer values")  # fmt: skip
+      "Conv, AveragePool, Add", "ceil_mode: the last window has fewer values",
+      since=10)  # fmt: skip
 def _(g: GraphBuilder) -> None:
     x = g.input("x", (1, 8, 13, 13))
     mean = g.average_pool(x, 2, 2, ceil_mode=1)
@@ -242,7 +243,8 @@ def _padded_with_its_bias(g: GraphBuilder, *, scattered: bool) -> None:
 
 @miss("DBB's border by ScatterND", "19", "3 Conv, 2 BN, Pad, 4 ScatterND, Add",
       "3 Conv, Pad, 4 ScatterND, Add",
-      "exact, but ScatterND of a constant border is no rule")  # fmt: skip
+      "exact, but ScatterND of a constant border is no rule",
+      since=11)  # fmt: skip
 def _(g: GraphBuilder) -> None:
     _padded_with_its_bias(g, scattered=True)
 
@@ -254,7 +256,7 @@ def _(g: GraphBuilder) -> None:
 
 
 @miss("ACBlock that crops", "18", "3 Conv, 3 BN, 2 Slice, 2 Add", "3 Conv, 2 Slice, 2 Add",
-      "exact, but cutting H and W is no rule", opset=11)  # fmt: skip
+      "exact, but cutting H and W is no rule")  # fmt: skip
 def _(g: GraphBuilder) -> None:
     x = g.input("x", _IMAGE)
     column = g.bn(g.conv(g.slice(x, 1, -1, axis=3), 8, (3, 1)))

@@ -24,6 +24,7 @@ def programs(draw: Draw, most: int = 12) -> Program:
         "opset": draw(st.sampled_from(OPSETS)),
         "seed": draw(st.integers(0, 99)),
         "weights": draw(st.sampled_from(WEIGHTS)),
+        "dtype": draw(st.sampled_from(("float32",) * 6 + ("float16",))),
     }
     rank = draw(st.sampled_from((2, 2, 2, 1, 3)))
     grow = Growth(draw, rank, settings)

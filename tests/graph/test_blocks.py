@@ -52,8 +52,7 @@ def test_it_fuses_to_what_it_should_and_no_further(case: Case) -> None:
 def test_the_form_of_weights_and_the_opset_change_nothing(number: int) -> None:
     case = CASES[number]
     opset, kind = OPSETS[number % len(OPSETS)], WEIGHTS[number % len(WEIGHTS)]
-    opset = max(opset, case.settings.get("opset", 10 if "window that hangs" in case.name else 9))
-    g = case.graph(opset=opset, weights=kind, seed=1)
+    g = case.graph(opset=max(opset, case.since), weights=kind, seed=1)
     before = g.model()
     after = fused(before)
     assert op_counts(after) == case.after, case.why
