@@ -30,7 +30,7 @@ def _(g: GraphBuilder) -> None:
 
 @block("Two heads averaged, as Paddle exports them", "22",
        "Relu, GAP, Flatten, 2 BN, 2 MatMul, 3 Add, Mul",
-       "Relu, GAP, Flatten, MatMul, Add")  # fmt: skip
+       "Relu, GAP, Flatten, Gemm")  # fmt: skip
 def _(g: GraphBuilder) -> None:
     x = _pooled(g)
     heads = [g.matmul(g.bn(x), 5, bias=True) for _ in range(2)]

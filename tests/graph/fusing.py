@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from reparam.graph import fuse_graph
+from reparam.graph.fusing import fuse_graph
 from tests.graph.builder_base import GraphBase
 from tests.graph.truth import cost, evaluate, excess
 

@@ -43,6 +43,16 @@ def constant(value: Any) -> Quantity:
     return Quantity(array, np.abs(array) if array.dtype.kind == "f" else array)
 
 
+def array_of(tensor: onnx.TensorProto) -> Array:
+    """Return the numbers of a tensor; onnx 1.17 gives those of bfloat16 as their bits."""
+    if tensor.data_type == onnx.TensorProto.BFLOAT16 and tensor.raw_data:
+        import ml_dtypes
+
+        flat = np.frombuffer(tensor.raw_data, ml_dtypes.bfloat16)
+        return flat.reshape(tuple(tensor.dims)).astype(np.float64)
+    return numpy_helper.to_array(tensor)
+
+
 def evaluate(
     model: onnx.ModelProto,
     feeds: Mapping[str, Array],
@@ -62,7 +72,7 @@ def fed(array: Array) -> Quantity:
 def run_graph(
     graph: onnx.GraphProto, outer: Mapping[str, Quantity], opset: int, watch: Any = None
 ) -> dict[str, Quantity]:
-    known = {tensor.name: constant(numpy_helper.to_array(tensor)) for tensor in graph.initializer}
+    known = {tensor.name: constant(array_of(tensor)) for tensor in graph.initializer}
     known = {**known, **outer}
     for node in graph.node:
         given = [known[name] if name else None for name in node.input]

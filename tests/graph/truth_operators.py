@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tests.graph.truth import Array, Attributes, Quantity, constant
+from tests.graph.truth import Array, Attributes, Quantity, array_of, constant
 from tests.graph.truth_kernels import average_pool, conv, conv_transpose, max_pool
 
 Operator = Callable[[Attributes, list[Any], int], Any]
@@ -208,7 +208,7 @@ def _scatter(attributes: Attributes, given: list[Any], opset: int) -> Quantity:
 
 
 def _constant(attributes: Attributes, given: list[Any], opset: int) -> Quantity:
-    return constant(onnx.numpy_helper.to_array(attributes["value"]))
+    return constant(array_of(attributes["value"]))
 
 
 def _hard_sigmoid(attributes: Attributes, given: list[Any], opset: int) -> Quantity:
