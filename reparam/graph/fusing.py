@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from reparam.errors import NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
-from reparam.graph.preparing import prepare, sweep
+from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep
 from reparam.graph.regions import KINDS, Region, choose
 from reparam.graph.rewriting import Writer
 
@@ -116,12 +116,13 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     options = options or Options()
     graph = model.graph
     report = GraphReport(operators_of(graph))
-    constants = Constants(graph)
+    constants, declared = Constants(graph), declared_shapes(graph)
     prepare(model, constants, options, report)
     for _ in range(ROUNDS):
         if not _one_round(graph, constants, options, report):
             break
     report.count("unused initializers removed", sweep(model))
+    restore_shapes(graph, declared)
     report.ops_after = operators_of(graph)
     return report
 
