@@ -49,10 +49,13 @@ def defects(g: GraphBase, before: onnx.ModelProto, after: onnx.ModelProto) -> li
         if not _fits(before, feeds):
             assert probe == "second"
             continue
-        off = excess(before, after, feeds, g.dtype)
+        try:
+            off = excess(before, after, feeds, g.dtype)
+            was, now = cost(before, feeds), cost(after, feeds)
+        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            return [*found, f"cannot be run: {type(error).__name__} {error}"]
         if not off <= 1:
             found.append(f"{off:.3g} times the bound on the {probe} probe")
-        was, now = cost(before, feeds), cost(after, feeds)
         if now.macs > was.macs or now.nodes > was.nodes:
             found.append(f"{was} became {now}")
     return found
