@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from reparam.errors import NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
-from reparam.graph.preparing import prepare, sweep
+from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep
 from reparam.graph.proving import Proof
 from reparam.graph.regions import KINDS, Ends, Region, choose
 from reparam.graph.rewriting import Writer
@@ -119,7 +119,7 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     options = options or Options()
     graph = model.graph
     report = GraphReport(operators_of(graph))
-    constants = Constants(graph)
+    constants, declared = Constants(graph), declared_shapes(graph)
     if constants.opset < OLDEST_OPSET:
         report.notices.append(
             f"nothing is fused in operator set {constants.opset}: before {OLDEST_OPSET}, operators "
@@ -133,6 +133,7 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
         if not _one_round(graph, constants, options, report, avoid):
             break
     report.count("unused initializers removed", sweep(model))
+    restore_shapes(graph, declared)
     report.ops_after = operators_of(graph)
     return report
 

@@ -19,7 +19,7 @@ from reparam.graph.evaluation_calls import NotEvaluableError
 from reparam.graph.forms import Form
 from reparam.graph.numbers import Numbers, Pointwise, Transposed
 from reparam.graph.proving import Proof, prove
-from reparam.graph.regions import Region, is_gemm
+from reparam.graph.regions import Region, is_gemm, needs_a_node
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -185,12 +185,14 @@ class Writer:
 
         def operand(what: str, array: Array) -> ir.Value:
             shape = (array.size, *(1,) * trailing) if array.ndim else ()
-            return self._constant(what, array.reshape(shape))
+            return self._constant(what, np.asarray(array).reshape(shape))
 
         if (numbers.scale != 1).any():
             value = self._node("Mul", [value, operand("scale", numbers.scale)])
         if (numbers.shift != 0).any():
             self._node("Add", [value, operand("shift", numbers.shift)])
+        if not self.nodes and needs_a_node(self.source, self.region.output):
+            self._node("Identity", [value])
 
 
 def _audit(form: Form, numbers: Numbers) -> None:
