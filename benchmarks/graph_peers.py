@@ -70,17 +70,25 @@ def measured(name: str, folder: Path, peer: str | None) -> list[Row]:
     return rows
 
 
-def exported(name: str, folder: Path, peer: str | None) -> str | None:
-    """See to it that the files of a network are in the folder; return why they cannot be."""
+def exported(name: str, folder: Path, peer: str | None, size: int | None = None) -> str | None:
+    """See to it that the files of a network are in the folder; return why they cannot be.
+
+    Args:
+        name: of the network.
+        folder: may have files of it, which are taken whatever their size.
+        peer: the interpreter with torch and timm.
+        size: of images, in pixels; small if None.
+    """
     needed = [folder / f"{name}.{form}.onnx" for form in (*FORMS, "own")]
     if all(path.exists() for path in (*needed, folder / f"{name}.npz")):
         return None
     if name.startswith(graph_zoo.PREFIX):
-        graph_zoo.make(name, folder)
+        graph_zoo.make(name, folder, size or graph_zoo.SIZE)
         return None
     if peer is None:
         return "no --peer-python, whose interpreter has torch and timm"
     command = [peer, graph_timm.__file__, str(folder), name]
+    command += [] if size is None else ["--size", str(size)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return done.stderr.strip().splitlines()[-1]

@@ -1,6 +1,6 @@
 """Networks of timm as ONNX files, unfused and re-parameterized by timm itself.
 
-    PEER_PYTHON benchmarks/graph_timm.py FOLDER [NETWORK ...]
+    PEER_PYTHON benchmarks/graph_timm.py FOLDER [NETWORK ...] [--size PIXELS]
 
 Runs in an environment with torch and timm, and imports nothing of this project. For each network
 FOLDER gets
@@ -18,6 +18,7 @@ was written; a network that cannot be built or exported has a line with the reas
 
 from __future__ import annotations
 
+import argparse
 import collections
 import copy
 import json
@@ -29,20 +30,19 @@ from typing import Any
 OPSET = 17
 SMALL = 96  # pixels: enough for five halvings
 
-# Image sizes of networks that do not take the small one, and what else they are made with.
-MADE_WITH: dict[str, dict[str, Any]] = {
-    "levit_128s": {"size": 224},
-    "levit_conv_128s": {"size": 224},
-    "vit_tiny_patch16_224": {"size": 96, "img_size": 96},
-    "efficientformerv2_s0": {"size": 224},
-    "efficientformer_l1": {"size": 224},
-    "efficientvit_m0": {"size": 224},
-    "tiny_vit_5m_224": {"size": 224},
-    "visformer_tiny": {"size": 224},
-    "swiftformer_xs": {"size": 224},
-    "iformer_t": {"size": 224},
-    "efficientvim_m1": {"size": 224},
-}
+# Networks that take images of no other size, and one that has to be told the size.
+FIXED = (
+    "levit_128s",
+    "levit_conv_128s",
+    "efficientvit_m0",
+    "tiny_vit_5m_224",
+    "iformer_t",
+    "efficientvim_m1",
+    "swiftformer_xs",
+    "efficientformer_l1",
+)
+FIXED_SIZE = 224
+TOLD = ("vit_tiny_patch16_224",)
 
 # Networks that re-parameterize or fuse themselves, then plain ones.
 OWN = (
@@ -89,12 +89,17 @@ PLAIN = (
 
 
 def main() -> int:
-    folder, names = Path(sys.argv[1]), sys.argv[2:] or (*OWN, *PLAIN)
-    folder.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("networks", nargs="*", default=[*OWN, *PLAIN], metavar="NETWORK")
+    parser.add_argument("--size", type=int, help="of images, in pixels; the smallest that do")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
-    for name in names:
+    for name in options.networks:
         try:
-            print(json.dumps({"network": name, **make(name, folder)}), flush=True)
+            made = make(name, options.folder, options.size)
+            print(json.dumps({"network": name, **made}), flush=True)
         except Exception as error:  # noqa: BLE001 - every kind, told, and the next one is tried
             first = (str(error).splitlines() or [""])[0]
             told = {"network": name, "failed": f"{type(error).__name__}: {first}"}
@@ -102,7 +107,7 @@ def main() -> int:
     return 0
 
 
-def make(name: str, folder: Path) -> dict[str, Any]:
+def make(name: str, folder: Path, pixels: int | None = None) -> dict[str, Any]:
     """Write the files of one network; return their operators, and how far its own form is off."""
     import numpy as np
     import timm
@@ -111,8 +116,8 @@ def make(name: str, folder: Path) -> dict[str, Any]:
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    settings = dict(MADE_WITH.get(name, {}))
-    size = settings.pop("size", SMALL)
+    size = FIXED_SIZE if name in FIXED else pixels or SMALL
+    settings = {"img_size": size} if name in TOLD else {}
     network = timm.create_model(name, pretrained=False, exportable=True, **settings).eval()
     images = torch.randn(2, 3, size, size)
     fill(network)

@@ -37,7 +37,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 NAMES = tuple(f"{PREFIX}{name}" for name in NETWORKS)
 
 
-def make(name: str, folder: Path) -> dict[str, Any]:
+def make(name: str, folder: Path, size: int = SIZE) -> dict[str, Any]:
     """Write the files of one network; return the operators of each."""
     import onnx
     import paddle
@@ -51,14 +51,14 @@ def make(name: str, folder: Path) -> dict[str, Any]:
     network.eval()
     files = {form: folder / f"{name}.{form}.onnx" for form in ("train", "plain", "own")}
     with tempfile.TemporaryDirectory(prefix="reparam-graph-zoo-") as scratch:
-        shape = (None, 3, SIZE, SIZE)
+        shape = (None, 3, size, size)
         static = save_static(network, network.input_name, shape, Path(scratch), straight=True)
         files["train"].write_bytes(convert(*static, opset=17))
         source = Path(scratch) / f"{short}.pdparams"
         save_checkpoint(source, arrays)
         for form, fuse in (("plain", False), ("own", True)):
-            export(source, files[form], input_size=(SIZE, SIZE), fuse=fuse, force=True)
-    images = np.random.default_rng(0).standard_normal((2, 3, SIZE, SIZE)).astype(np.float32)
+            export(source, files[form], input_size=(size, size), fuse=fuse, force=True)
+    images = np.random.default_rng(0).standard_normal((2, 3, size, size)).astype(np.float32)
     truth = truth_of(network, images)
     np.savez(folder / f"{name}.npz", images=images,
              **{f"truth_{n}": value for n, value in enumerate(truth)})  # fmt: skip
@@ -66,7 +66,7 @@ def make(name: str, folder: Path) -> dict[str, Any]:
         form: dict(Counter(node.op_type for node in onnx.load(path).graph.node).most_common())
         for form, path in files.items()
     }
-    return {"size": SIZE, "outputs": len(truth), "paddle": paddle.__version__, **counts}
+    return {"size": size, "outputs": len(truth), "paddle": paddle.__version__, **counts}
 
 
 def truth_of(network: Any, images: np.ndarray) -> list[np.ndarray]:
