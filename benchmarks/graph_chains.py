@@ -51,16 +51,19 @@ class Graph:
         values = self.rng.normal(0.0, 0.1, (1, self.channels, 1, 1))
         return self.add(op, x, self.weight(values + (1.0 if op == "Mul" else 0.0)))
 
-    def conv(self, x: str, kernel: int = 3, gain: float = 1.0) -> str:
+    def conv(
+        self, x: str, kernel: int = 3, gain: float = 1.0, bias: np.ndarray | None = None
+    ) -> str:
         shape = (self.channels, self.channels, kernel, kernel)
         values = self.rng.normal(size=shape) * gain / np.sqrt(np.prod(shape[1:]))
-        return self.add("Conv", x, self.weight(values), kernel_shape=[kernel, kernel],
+        weights = [self.weight(array) for array in (values, bias) if array is not None]
+        return self.add("Conv", x, *weights, kernel_shape=[kernel, kernel],
                         pads=[kernel // 2] * 4)  # fmt: skip
 
     def norm(self, x: str) -> str:
-        """Add a BatchNormalization with a gamma of either sign."""
+        """Add a BatchNormalization with a gamma of either sign, so small that values stay so."""
         count = (self.channels,)
-        gamma = self.rng.uniform(0.5, 1.5, count) * self.rng.choice([-1.0, 1.0], count)
+        gamma = self.rng.uniform(0.2, 0.6, count) * self.rng.choice([-1.0, 1.0], count)
         rest = (gamma, self.rng.normal(size=count), self.rng.normal(size=count))
         variance = self.rng.uniform(0.2, 3.0, count)
         return self.add("BatchNormalization", x, *map(self.weight, (*rest, variance)), epsilon=1e-5)
@@ -87,7 +90,8 @@ def affine(graph: Graph, x: str) -> str:
 
 
 def nothing(graph: Graph, x: str) -> str:
-    return graph.add("Relu", graph.conv(x))
+    bias = graph.rng.normal(0.0, 0.3, graph.channels)
+    return graph.add("Relu", graph.conv(x, bias=bias))
 
 
 def residual(graph: Graph, x: str) -> str:
