@@ -32,12 +32,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks import graph_timm, graph_zoo
+from benchmarks.graph_ways import PEERS, Failed, take
 
 Row = dict[str, Any]
 
 FORMS = ("train", "plain")  # BatchNorms kept; exported as usual
 COUNTED = ("Conv", "BatchNormalization", "Add")
 SHOWN = (*COUNTED, "Mul", "MatMul", "Gemm")
+WORDS = ("network", "form", "outputs", "verdict")  # columns
 GOOD = ("as few", "fewer")
 
 
@@ -47,16 +49,19 @@ def main() -> int:
                         help="of timm, or zoo_NAME; all of both if none is named")  # fmt: skip
     parser.add_argument("--peer-python", default=os.environ.get("REPARAM_PEER_PYTHON"))
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--tools", action="store_true",
+                        help="also count what onnxslim and onnxsim leave")  # fmt: skip
     options = parser.parse_args()
     names = options.networks or [*graph_zoo.NAMES, *graph_timm.OWN, *graph_timm.PLAIN]
     with tempfile.TemporaryDirectory(prefix="reparam-graph-peers-") as scratch:
         folder = options.folder or Path(scratch)
-        rows = [row for name in names for row in measured(name, folder, options.peer_python)]
+        tools = PEERS if options.tools and options.peer_python else ()
+        rows = [row for name in names for row in measured(name, folder, options.peer_python, tools)]
     print(f"\n{table(rows)}")
     return 0 if all(row["verdict"] in GOOD for row in rows) else 1
 
 
-def measured(name: str, folder: Path, peer: str | None) -> list[Row]:
+def measured(name: str, folder: Path, peer: str | None, tools: Sequence[str]) -> list[Row]:
     """Return, and print, the rows of one network."""
     failure = exported(name, folder, peer)
     rows = []
@@ -65,6 +70,9 @@ def measured(name: str, folder: Path, peer: str | None) -> list[Row]:
         row |= {"verdict": "not exported", "why": failure} if failure else measure(
             folder, name, form
         )  # fmt: skip
+        if not failure:
+            row["tools"] = {tool: left_by(tool, folder / f"{name}.{form}.onnx", str(peer))
+                            for tool in tools}  # fmt: skip
         print(json.dumps(row), flush=True)
         rows.append(row)
     return rows
@@ -124,6 +132,18 @@ def measure(folder: Path, name: str, form: str) -> Row:
     }
 
 
+def left_by(tool: str, source: Path, peer: str) -> str:
+    """Return the nodes that another tool leaves, or what it says instead."""
+    with tempfile.TemporaryDirectory(prefix="reparam-graph-peers-") as scratch:
+        output = Path(scratch) / "x.onnx"
+        try:
+            take(tool, source, output, peer)
+        except Failed as failure:
+            return str(failure)
+        ops = ops_of(output)
+    return f"{total(ops, COUNTED)} ({total(ops)})"
+
+
 def ops_of(path: Path) -> Mapping[str, int]:
     """Return how many nodes of which operator a file has; a Constant is a weight, not a node."""
     import onnx
@@ -168,22 +188,27 @@ def run(path: Path, images: np.ndarray) -> Sequence[np.ndarray]:
     return run_onnx(open_session(path, threads=2), images)
 
 
-def table(rows: Iterable[Row]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Return the Markdown table: Conv + BatchNormalization + Add, and all nodes in brackets."""
-    columns = ("network", "form", "before", "its own", "ours", "outputs", "verdict", "s")
-    lines = [columns, ("---", "---", "---:", "---:", "---:", "---", "---", "---:")]
-    lines += [line(row) for row in rows]
+    tools = list(next((row["tools"] for row in rows if row.get("tools")), {}))
+    columns = ["network", "form", "before", *tools, "its own", "ours", "outputs", "verdict", "s"]
+    lines = [columns, ["---" if c in WORDS else "---:" for c in columns]]
+    lines += [line(row, tools) for row in rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def line(row: Row) -> tuple[str, ...]:
+def line(row: Row, tools: Sequence[str]) -> list[str]:
     """Return the cells of a row; outputs are worst distance / bound."""
+    name = [row["network"], row["form"]]
+    others = [row.get("tools", {}).get(tool, "") for tool in tools]
     if "counted" not in row:
-        return (row["network"], row["form"], "", "", "", "", row["verdict"], "")
-    counts = (f"{row['counted'][way]} ({row['all'][way]})" for way in ("before", "own", "ours"))
-    ours = row["outputs"]["ours"]
-    outputs = f"{ours['verdict']}, {ours['of_bound']:g}"
-    return (row["network"], row["form"], *counts, outputs, row["verdict"], f"{row['seconds']:.1f}")
+        return [*name, "", *others, "", "", "", row["verdict"], ""]
+    before, own, ours = (
+        f"{row['counted'][way]} ({row['all'][way]})" for way in ("before", "own", "ours")
+    )
+    found = row["outputs"]["ours"]
+    outputs = f"{found['verdict']}, {found['of_bound']:g}"
+    return [*name, before, *others, own, ours, outputs, row["verdict"], f"{row['seconds']:.1f}"]
 
 
 if __name__ == "__main__":
