@@ -49,7 +49,8 @@ def take(
     assert process.stdout is not None
     deadline = threading.Timer(limit, process.kill)
     deadline.start()
-    said = process.stdout.read().decode(errors="replace").strip().splitlines()
+    with process.stdout as stream:
+        said = stream.read().decode(errors="replace").strip().splitlines()
     deadline.cancel()
     _, status, used = os.wait4(process.pid, 0)
     elapsed = time.perf_counter() - start
