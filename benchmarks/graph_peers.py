@@ -37,6 +37,7 @@ from benchmarks.graph_ways import PEERS, Failed, take
 Row = dict[str, Any]
 
 FORMS = ("train", "plain")  # BatchNorms kept; exported as usual
+MORE = ("dynamo",)  # measured where somebody has put such a file into the folder
 COUNTED = ("Conv", "BatchNormalization", "Add")
 SHOWN = (*COUNTED, "Mul", "MatMul", "Gemm")
 WORDS = ("network", "form", "outputs", "verdict")  # columns
@@ -65,7 +66,8 @@ def measured(name: str, folder: Path, peer: str | None, tools: Sequence[str]) ->
     """Return, and print, the rows of one network."""
     failure = exported(name, folder, peer)
     rows = []
-    for form in FORMS:
+    more = [form for form in MORE if (folder / f"{name}.{form}.onnx").exists()]
+    for form in (*FORMS, *more):
         row: Row = {"benchmark": "graph_peers", "network": name, "form": form}
         row |= {"verdict": "not exported", "why": failure} if failure else measure(
             folder, name, form
