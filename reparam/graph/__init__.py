@@ -1,0 +1,1 @@
+"""Fusing an ONNX graph with no model code: "value == conv(source)", carried forward."""

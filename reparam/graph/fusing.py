@@ -1,0 +1,179 @@
+"""Fusing a graph in place: constants, forms, regions, proofs, and the passes around them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from reparam.errors import NotFusibleError
+from reparam.graph.analysis import Analysis, analyse
+from reparam.graph.constants import Constants
+from reparam.graph.preparing import prepare, sweep
+from reparam.graph.regions import KINDS, Region, choose
+from reparam.graph.rewriting import Writer
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+log = logging.getLogger("reparam.graph")
+ROUNDS = 6
+"""More than any network needed: three. A round that changes nothing is the last."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a graph is fused.
+
+    Attributes:
+        without: names of passes that are switched off.
+        allow_macs: how many times the MACs of what it replaces a region may cost.
+        keep_going: leave a region whose proof fails as it is, and go on.
+    """
+
+    without: frozenset[str] = frozenset()
+    allow_macs: float = 1.0
+    keep_going: bool = False
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A region that was rewritten.
+
+    Attributes:
+        where: name of the value that it makes.
+        source: name of the value that it reads.
+        kind: the pass that it belongs to.
+        before: nodes of each operator in it.
+        after: nodes of each operator in their place.
+        macs_before: for one position of the source.
+        macs_after: the same.
+        ratio: the largest difference on the probes, over its bound.
+        kernel: of the convolution, if that is what it became.
+    """
+
+    where: str
+    source: str
+    kind: str
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    macs_before: float
+    macs_after: float
+    ratio: float
+    kernel: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A region that was left, since it could not be proved equal."""
+
+    where: str
+    kind: str
+    reason: str
+
+
+@dataclass
+class GraphReport:
+    """What fusing did to a graph.
+
+    Attributes:
+        ops_before: nodes of each operator as it came.
+        ops_after: the same as it is.
+        fused: regions that were rewritten.
+        failed: regions whose proof failed.
+        passes: how much of what each other pass did, in words.
+        flushed: values that would have been subnormal, and are zero.
+    """
+
+    ops_before: dict[str, int]
+    ops_after: dict[str, int] = field(default_factory=dict)
+    fused: list[Fused] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    passes: dict[str, int] = field(default_factory=dict)
+    flushed: int = 0
+
+    def count(self, what: str, number: int) -> None:
+        """Add to what a pass did."""
+        if number:
+            self.passes[what] = self.passes.get(what, 0) + number
+
+
+def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
+    """Make every region of a graph that is one operator that operator, in place.
+
+        before:  x -+- Conv 3x3 - BatchNormalization -+
+                    |- Conv 1x1 - BatchNormalization -+- Sum - Relu - y
+        after:   x --- Conv 3x3 --------------------------- Relu - y
+
+    Names, dtypes and shapes of inputs and outputs stay; subgraphs and functions are left whole.
+    A region is swapped only after it was proved, on probes in float64, to be the same function.
+
+    Raises:
+        NotEquivalentError: a proof failed, and ``keep_going`` is not set.
+    """
+    options = options or Options()
+    graph = model.graph
+    report = GraphReport(operators_of(graph))
+    constants = Constants(graph)
+    prepare(model, constants, options, report)
+    for _ in range(ROUNDS):
+        if not _one_round(graph, constants, options, report):
+            break
+    report.count("unused initializers removed", sweep(model))
+    report.ops_after = operators_of(graph)
+    return report
+
+
+def operators_of(graph: ir.Graph) -> dict[str, int]:
+    """Return how many nodes of each operator the main graph has."""
+    return dict(sorted(Counter(node.op_type for node in graph).items()))
+
+
+def _one_round(
+    graph: ir.Graph, constants: Constants, options: Options, report: GraphReport
+) -> bool:
+    analysis = analyse(graph, constants)
+    kinds = [kind for kind in KINDS if kind not in options.without]
+    changed = False
+    for region in choose(graph, analysis, allow_macs=options.allow_macs, kinds=kinds):
+        changed |= _rewrite(graph, region, constants, analysis, report)
+    return changed
+
+
+def _rewrite(
+    graph: ir.Graph, region: Region, constants: Constants, analysis: Analysis, report: GraphReport
+) -> bool:
+    where = str(region.output.name)
+    try:
+        writer = Writer(region, constants)
+        writer.write()
+        proof = writer.prove()
+    except NotFusibleError as error:
+        report.failed.append(Failed(where, region.kind, str(error)))
+        return False
+    if not proof.holds:
+        reason = proof.reason or (
+            f"off by {proof.worst:g} where {proof.bound:g} is allowed, on the probe {proof.probe}"
+        )
+        writer.discard(graph)
+        report.failed.append(Failed(where, region.kind, reason))
+        return False
+    geometry = region.form.shaped.geometry
+    report.fused.append(
+        Fused(
+            where,
+            str(region.form.source.name),
+            region.kind,
+            dict(Counter(node.op_type for node in region.nodes)),
+            dict(Counter(node.op_type for node in writer.nodes)),
+            region.before,
+            region.after,
+            proof.ratio,
+            geometry.kernel if geometry is not None else (),
+        )  # fmt: skip
+    )
+    report.flushed += writer.flushed
+    writer.splice(graph)
+    return True
