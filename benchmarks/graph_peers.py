@@ -109,7 +109,7 @@ def measure(folder: Path, name: str, form: str) -> Row:
     """Fuse one file; return its nodes and how close its outputs are."""
     import onnx_ir as ir
 
-    from reparam.graph import fuse_graph
+    from reparam.graph.fusing import fuse_graph
 
     source, own = folder / f"{name}.{form}.onnx", folder / f"{name}.own.onnx"
     model = ir.load(source)
