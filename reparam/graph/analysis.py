@@ -112,6 +112,8 @@ def readings_of(node: ir.Node, analysis: Analysis) -> list[Reading]:
 
 
 def _visit(node: ir.Node, analysis: Analysis) -> None:
+    if node.outputs[0].dtype is not None and not node.outputs[0].dtype.is_floating_point():
+        return  # shapes and indices are computed with the same operators
     for reading in readings_of(node, analysis):
         forms: dict[ir.Value, Form] = {}
         for parts in combinations(reading, analysis):

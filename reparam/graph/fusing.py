@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reparam.errors import NotFusibleError
-from reparam.graph.analysis import Analysis, analyse
+from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
 from reparam.graph.preparing import prepare, sweep
 from reparam.graph.regions import KINDS, Region, choose
@@ -136,30 +136,34 @@ def _one_round(
 ) -> bool:
     analysis = analyse(graph, constants)
     kinds = [kind for kind in KINDS if kind not in options.without]
-    changed = False
+    replaced: dict[ir.Value, ir.Value] = {}
     for region in choose(graph, analysis, allow_macs=options.allow_macs, kinds=kinds):
-        changed |= _rewrite(graph, region, constants, analysis, report)
-    return changed
+        source = replaced.get(region.form.source, region.form.source)
+        result = _rewrite(graph, region, constants, source, report)
+        if result is not None:
+            replaced[region.output] = result
+    return bool(replaced)
 
 
 def _rewrite(
-    graph: ir.Graph, region: Region, constants: Constants, analysis: Analysis, report: GraphReport
-) -> bool:
+    graph: ir.Graph, region: Region, constants: Constants, source: ir.Value, report: GraphReport
+) -> ir.Value | None:
+    """Return what stands in the place of a region; None where it was left."""
     where = str(region.output.name)
     try:
-        writer = Writer(region, constants)
+        writer = Writer(region, constants, source)
         writer.write()
         proof = writer.prove()
     except NotFusibleError as error:
         report.failed.append(Failed(where, region.kind, str(error)))
-        return False
+        return None
     if not proof.holds:
         reason = proof.reason or (
             f"off by {proof.worst:g} where {proof.bound:g} is allowed, on the probe {proof.probe}"
         )
         writer.discard(graph)
         report.failed.append(Failed(where, region.kind, reason))
-        return False
+        return None
     geometry = region.form.shaped.geometry
     report.fused.append(
         Fused(
@@ -172,8 +176,7 @@ def _rewrite(
             region.after,
             proof.ratio,
             geometry.kernel if geometry is not None else (),
-        )  # fmt: skip
+        )
     )
     report.flushed += writer.flushed
-    writer.splice(graph)
-    return True
+    return writer.splice(graph)

@@ -1,4 +1,4 @@
-"""A region written down: its numbers, rounded once, the new nodes, and the proof before the swap."""
+"""A region written down: numbers rounded once, new nodes, and the proof before the swap."""
 
 from __future__ import annotations
 
@@ -42,10 +42,16 @@ class Written:
 
 
 class Writer:
-    """Writes the nodes of one region; nothing is in the graph until :meth:`splice`."""
+    """Writes the nodes of one region; nothing is in the graph until :meth:`splice`.
 
-    def __init__(self, region: Region, constants: Constants) -> None:
-        self.region, self.constants = region, constants
+    Args:
+        region: as it was chosen.
+        constants: of the graph.
+        source: what stands now where the region's source stood.
+    """
+
+    def __init__(self, region: Region, constants: Constants, source: ir.Value) -> None:
+        self.region, self.constants, self.source = region, constants, source
         self.nodes: list[ir.Node] = []
         self.made: list[ir.Value] = []
         self.flushed = 0
@@ -82,10 +88,9 @@ class Writer:
         Raises:
             NotFusibleError: there is no saying.
         """
-        source = self.region.form.source
         try:
             return prove(
-                self.region.nodes, self.nodes, source, self.region.output, self._result(),
+                self.region.nodes, self.nodes, self.source, self.region.output, self._result(),
                 opset=self.constants.opset, stored=self.dtype.name, shape=_shape_of(self.region),
             )  # fmt: skip
         except NotEvaluableError as error:
@@ -93,8 +98,8 @@ class Writer:
                 f"what makes '{self.region.output.name}' cannot be proved equal", found=str(error)
             ) from error
 
-    def splice(self, graph: ir.Graph) -> None:
-        """Put the nodes in the place of the region."""
+    def splice(self, graph: ir.Graph) -> ir.Value:
+        """Put the nodes in the place of the region; return the value that they make."""
         output, result = self.region.output, self._result()
         if self.nodes:
             graph.insert_before(self.region.nodes[-1], self.nodes)
@@ -105,6 +110,7 @@ class Writer:
             graph.remove(node, safe=True)
         if self.nodes or is_output:
             result.name = name
+        return result
 
     def discard(self, graph: ir.Graph) -> None:
         """Take the new constants out again."""
@@ -115,7 +121,7 @@ class Writer:
             graph.initializers.pop(value.name or "", None)
 
     def _result(self) -> ir.Value:
-        return self.nodes[-1].outputs[0] if self.nodes else self.region.form.source
+        return self.nodes[-1].outputs[0] if self.nodes else self.source
 
     def _node(self, op_type: str, inputs: Sequence[ir.Value | None], **attributes: Any) -> ir.Value:
         import onnx_ir
@@ -142,7 +148,7 @@ class Writer:
         return value
 
     def _conv(self, conv: Conv) -> None:
-        inputs = [self.region.form.source, self._constant("weight", conv.weight)]
+        inputs = [self.source, self._constant("weight", conv.weight)]
         if conv.bias.any():
             inputs.append(self._constant("bias", conv.bias))
         pads = [pair[0] for pair in conv.padding] + [pair[1] for pair in conv.padding]
@@ -154,19 +160,19 @@ class Writer:
     def _linear(self, conv: Conv, form: Form) -> None:
         matrix = conv.weight[..., 0]
         if is_gemm(form):
-            inputs = [form.source, self._constant("weight", matrix)]
+            inputs = [self.source, self._constant("weight", matrix)]
             if conv.bias.any() or self.constants.opset < 11:
                 inputs.append(self._constant("bias", conv.bias))
             self._node("Gemm", inputs, transB=1)
             return
-        product = self._node("MatMul", [form.source, self._constant("weight", matrix.T)])
+        product = self._node("MatMul", [self.source, self._constant("weight", matrix.T)])
         if conv.bias.any():
             self._node("Add", [product, self._constant("bias", conv.bias)])
 
     def _transposed(self, numbers: Transposed, form: Form) -> None:
         first = next(part.node for part in form.behind() if part.shaped.transposed and part.cost)
         assert first is not None
-        inputs = [form.source, self._constant("weight", numbers.weight)]
+        inputs = [self.source, self._constant("weight", numbers.weight)]
         if numbers.bias.any():
             inputs.append(self._constant("bias", numbers.bias))
         value = self._node("ConvTranspose", inputs)
@@ -176,7 +182,7 @@ class Writer:
             node.attributes.add(attribute)
 
     def _pointwise(self, numbers: Pointwise, form: Form) -> None:
-        value, rank = form.source, readers.rank_of(form.source)
+        value, rank = self.source, readers.rank_of(self.source)
         axis = form.shaped.axis
         trailing = 0 if axis is None or rank is None else rank - axis - 1
 
