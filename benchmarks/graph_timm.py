@@ -93,7 +93,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("networks", nargs="*", default=[*OWN, *PLAIN], metavar="NETWORK")
     parser.add_argument("--size", type=int, help="of images, in pixels; the smallest that do")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")
     for name in options.networks:
