@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from reparam.errors import NotFusibleError
+from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
 from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep
@@ -177,6 +177,10 @@ def _rewrite(
     except NotFusibleError as error:
         writer.discard(graph)
         report.left.append(Left(where, region.kind, str(error)))
+        return None
+    except NotEquivalentError as error:
+        writer.discard(graph)
+        report.failed.append(Left(where, region.kind, str(error)))
         return None
     if not proof.holds:
         writer.discard(graph)
