@@ -10,12 +10,11 @@ Ding et al. 2021, Diverse Branch Block (arXiv 2103.13425), section 3.2, transfor
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
-from math import gcd
 from typing import Any
 
 import numpy as np
 
+from reparam.conv.geometry import Geometry, need_channels, sum_of
 from reparam.conv.operators import (
     Affine,
     AvgPool,
@@ -173,88 +172,24 @@ def add(*convs: Conv) -> Conv:
 
     Source: RepVGG, section 3.3; Diverse Branch Block, transform II.
     """
-    if not convs:
-        raise NotFusibleError("a sum of no branches is not a convolution")
-    _need_same_positions(convs)
-    groups = reduce(gcd, (conv.groups for conv in convs))
-    first, *others = _on_one_grid([expand_groups(conv, groups) for conv in convs])
-    whole = pad_kernel(*first)
-    weight, bias = whole.weight.copy(), whole.bias.copy()
-    for conv, margins in others:
-        weight[_inside(conv.kernel, margins)] += conv.weight
+    shapes = [Geometry.of(conv) for conv in convs]
+    whole = sum_of(shapes)
+    weight = np.zeros((whole.out_channels, whole.in_channels // whole.groups, *whole.kernel))
+    bias = np.zeros(whole.out_channels)
+    for conv, shape in zip(convs, shapes, strict=True):
+        weight[_place_of(shape, whole)] += expand_groups(conv, whole.groups).weight
         bias += conv.bias
-    return replace(whole, weight=given_away(weight), bias=given_away(bias))
+    return Conv(
+        given_away(weight), given_away(bias),
+        whole.stride, whole.dilation, whole.padding, whole.groups,
+    )  # fmt: skip
 
 
-def _on_one_grid(convs: list[Conv]) -> list[tuple[Conv, Padding]]:
-    """Give all the same dilation, and each the margins by which it falls short of the largest.
-
-    The offset of a tap from the output position runs from -before to extent - 1 - before.
-    Positions are known to agree.
-    """
-    if len({conv.dilation for conv in convs}) > 1:
-        convs = [expand_dilation(conv) for conv in convs]
-    before = [max(sides) for sides in zip(*(_offsets(conv, 0) for conv in convs), strict=True)]
-    after = [max(sides) for sides in zip(*(_offsets(conv, 1) for conv in convs), strict=True)]
-    if any(_misfit(conv, before, after) for conv in convs):
-        convs = [expand_dilation(conv) for conv in convs]
-    return [(conv, _margins(conv, before, after)) for conv in convs]
-
-
-def _inside(kernel: tuple[int, ...], margins: Padding) -> Any:
-    """Index the last axes: where a kernel lies in the largest."""
-    sides = zip(kernel, margins, strict=True)
-    return (..., *(slice(before, before + size) for size, (before, _) in sides))
-
-
-def _offsets(conv: Conv, side: int) -> tuple[int, ...]:
-    """How far the kernel reaches before (0) or after (1) the output position, on the input."""
-    if side == 0:
-        return tuple(pair[0] for pair in conv.padding)
-    return tuple(
-        extent - 1 - pair[0] for extent, pair in zip(conv.extent, conv.padding, strict=True)
-    )
-
-
-def _misfit(conv: Conv, before: list[int], after: list[int]) -> bool:
-    """Whether the new taps would not fall on the grid that the dilation of ``conv`` makes."""
-    reach = zip(before, _offsets(conv, 0), after, _offsets(conv, 1), conv.dilation, strict=True)
-    return any((b - own_b) % step or (a - own_a) % step for b, own_b, a, own_a, step in reach)
-
-
-def _margins(conv: Conv, before: list[int], after: list[int]) -> Padding:
-    reach = zip(before, _offsets(conv, 0), after, _offsets(conv, 1), conv.dilation, strict=True)
-    return tuple(((b - own_b) // step, (a - own_a) // step) for b, own_b, a, own_a, step in reach)
-
-
-def _need_same_positions(convs: tuple[Conv, ...]) -> None:
-    first = convs[0]
-    for index, conv in enumerate(convs[1:], start=1):
-        for what in ("in_channels", "out_channels", "stride"):
-            if getattr(conv, what) != getattr(first, what):
-                raise NotFusibleError(
-                    "branches of a sum do not fit each other",
-                    found=f"branch 0 has {what} {getattr(first, what)}; "
-                    f"branch {index} has {what} {getattr(conv, what)}",
-                    why="branches that are added must sample the same positions",
-                )
-        if _shrink(conv) != _shrink(first):
-            raise NotFusibleError(
-                "branches of a sum give outputs of different sizes",
-                found=f"branch 0: kernel {first.kernel}, padding {first.padding}; "
-                f"branch {index}: kernel {conv.kernel}, padding {conv.padding}",
-                why="branches that are added must sample the same positions",
-            )
-
-
-def _shrink(conv: Conv) -> tuple[int, ...]:
-    """How much smaller than the input the output is, before the stride."""
-    return tuple(e - 1 - sum(pair) for e, pair in zip(conv.extent, conv.padding, strict=True))
-
-
-def need_channels(found: int, needed: int, follower: str) -> None:
-    if found != needed:
-        raise NotFusibleError(
-            f"a convolution with {found} output channels does not fit {follower}",
-            found=f"{found} channels; needed: {needed}",
-        )
+def _place_of(part: Geometry, whole: Geometry) -> Any:
+    """Index the last axes: where the taps of one kernel lie in that of the sum."""
+    window: list[Any] = [...]
+    for axis, taps in enumerate(part.kernel):
+        start = (whole.padding[axis][0] - part.padding[axis][0]) // whole.dilation[axis]
+        step = max(part.dilation[axis] // whole.dilation[axis], 1)
+        window.append(slice(start, start + (taps - 1) * step + 1, step))
+    return tuple(window)

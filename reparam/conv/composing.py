@@ -5,14 +5,13 @@ Source: Ding et al. 2021, Diverse Branch Block (arXiv 2103.13425), section 3.2, 
 
 from __future__ import annotations
 
-from math import gcd
 from typing import Any
 
 import numpy as np
 
-from reparam.conv.algebra import expand_dilation, expand_groups, need_channels
-from reparam.conv.operators import Array, Conv
-from reparam.errors import NotFusibleError
+from reparam.conv.algebra import expand_groups
+from reparam.conv.geometry import Geometry, chain_of
+from reparam.conv.operators import Array, Conv, given_away
 
 
 def compose(first: Conv, second: Conv) -> Conv:
@@ -31,32 +30,38 @@ def compose(first: Conv, second: Conv) -> Conv:
 
     Source: Diverse Branch Block, transform III; the border condition is its "pad with the bias".
     """
-    need_channels(first.out_channels, second.in_channels, "the convolution that follows it")
-    padded = [axis for axis, pair in enumerate(second.padding) if any(pair)]
-    if padded:
-        _need_zero_border(first, padded)
-    if second.groups == second.in_channels == second.out_channels:
-        groups = first.groups  # each channel by itself: whatever was apart before stays apart
-        weight, bias = _composed_by_channel(expand_dilation(first), second)
+    shape = chain_of(Geometry.of(first), Geometry.of(second), zero_bias=not first.bias.any())
+    if Geometry.of(first).is_pointwise:
+        weight, bias = _scaled_inputs(first, second)
+    elif second.groups == second.in_channels == second.out_channels:
+        weight, bias = _composed_by_channel(first, second, shape)
     else:
-        groups = gcd(first.groups, second.groups)
-        inner = expand_groups(expand_dilation(first), groups)
-        weight, bias = _composed(inner, expand_groups(second, groups))
-    padding = tuple(
-        (own[0] + pair[0] * step, own[1] + pair[1] * step)
-        for own, pair, step in zip(first.padding, second.padding, first.stride, strict=True)
-    )
-    stride = tuple(a * b for a, b in zip(first.stride, second.stride, strict=True))
-    return Conv.of(weight, bias, stride=stride, padding=padding, groups=groups)
+        inner = expand_groups(first, shape.groups)
+        weight, bias = _composed(inner, expand_groups(second, shape.groups), shape)
+    return Conv.of(
+        given_away(weight), given_away(bias),
+        stride=shape.stride, dilation=shape.dilation, padding=shape.padding, groups=shape.groups,
+    )  # fmt: skip
 
 
-def _composed(inner: Conv, outer: Conv) -> tuple[Array, Array]:
+def _scaled_inputs(scale: Conv, outer: Conv) -> tuple[Array, Array]:
+    """The same where the first is one factor and one shift for each channel."""
+    groups = outer.groups
+    by_input = (groups, 1, -1) + (1,) * len(outer.kernel)
+    weight = outer.weight.reshape(groups, -1, *outer.weight.shape[1:])
+    taps = weight.reshape(*weight.shape[:3], -1).sum(axis=-1)
+    bias = np.einsum("goi,gi->go", taps, scale.bias.reshape(groups, -1))
+    scaled = weight * scale.weight.reshape(by_input)
+    return scaled.reshape(outer.weight.shape), outer.bias + bias.reshape(-1)
+
+
+def _composed(inner: Conv, outer: Conv, shape: Geometry) -> tuple[Array, Array]:
     """Convolve the two weights, one tap of ``outer`` at a time; both in the same groups."""
     groups = inner.groups
-    kernel, windows = _windows(inner, outer)
+    windows = _windows(inner, outer, shape)
     middle = inner.weight.reshape(groups, -1, *inner.weight.shape[1:])
     by_group = outer.weight.reshape(groups, -1, *outer.weight.shape[1:])
-    weight = np.zeros((groups, by_group.shape[1], inner.weight.shape[1], *kernel))
+    weight = np.zeros((groups, by_group.shape[1], inner.weight.shape[1], *shape.kernel))
     for one_tap, window in windows:
         weight[window] += np.einsum("gom,gmi...->goi...", by_group[one_tap], middle, optimize=True)
     taps = by_group.reshape(*by_group.shape[:3], -1).sum(axis=-1)
@@ -64,10 +69,10 @@ def _composed(inner: Conv, outer: Conv) -> tuple[Array, Array]:
     return weight.reshape(-1, *weight.shape[2:]), outer.bias + bias.reshape(-1)
 
 
-def _composed_by_channel(inner: Conv, outer: Conv) -> tuple[Array, Array]:
+def _composed_by_channel(inner: Conv, outer: Conv, shape: Geometry) -> tuple[Array, Array]:
     """The same where ``outer`` is depthwise: its taps scale the output channels of ``inner``."""
-    kernel, windows = _windows(inner, outer)
-    weight = np.zeros((*inner.weight.shape[:2], *kernel))
+    windows = _windows(inner, outer, shape)
+    weight = np.zeros((*inner.weight.shape[:2], *shape.kernel))
     by_channel = (-1,) + (1,) * (inner.weight.ndim - 1)
     for one_tap, window in windows:
         weight[window] += outer.weight[one_tap].reshape(by_channel) * inner.weight
@@ -75,30 +80,15 @@ def _composed_by_channel(inner: Conv, outer: Conv) -> tuple[Array, Array]:
     return weight, outer.bias + taps * inner.bias
 
 
-def _windows(inner: Conv, outer: Conv) -> tuple[tuple[int, ...], list[tuple[Any, Any]]]:
-    """Return the kernel of ``outer(inner(x))``, and where each tap of ``outer`` puts ``inner``."""
-    reach = tuple(d * s for d, s in zip(outer.dilation, inner.stride, strict=True))
-    kernel = tuple(
-        k + (taps - 1) * step
-        for k, taps, step in zip(inner.kernel, outer.kernel, reach, strict=True)
-    )
+def _windows(inner: Conv, outer: Conv, shape: Geometry) -> list[tuple[Any, Any]]:
+    """Return each tap of ``outer``, and where in the result it puts the taps of ``inner``."""
     windows = []
     for tap in np.ndindex(*outer.kernel):
-        corner = zip(tap, reach, inner.kernel, strict=True)
-        window = (..., *(slice(t * step, t * step + k) for t, step, k in corner))
-        windows.append(((..., *tap), window))
-    return kernel, windows
-
-
-def _need_zero_border(first: Conv, padded: list[int]) -> None:
-    """Refuse what makes anything but zeros of the zeros beyond the border on axes ``padded``."""
-    plain = all(first.kernel[axis] == 1 and not any(first.padding[axis]) for axis in padded)
-    if first.bias.any() or not plain:
-        raise NotFusibleError(
-            "a convolution that pads does not absorb what stands before it",
-            found=f"the first has kernel {first.kernel}, padding {first.padding} and "
-            f"{'a' if first.bias.any() else 'no'} bias",
-            why="the second pads with zeros where the first would have given something else",
-            hint="exact only if the first has no bias, and one tap without padding on the axes "
-            "that the second pads",
-        )
+        window: list[Any] = [...]
+        for axis, t in enumerate(tap):
+            grid = shape.dilation[axis]
+            start = t * outer.dilation[axis] * inner.stride[axis] // grid
+            step = max(inner.dilation[axis] // grid, 1)
+            window.append(slice(start, start + (inner.kernel[axis] - 1) * step + 1, step))
+        windows.append(((..., *tap), tuple(window)))
+    return windows

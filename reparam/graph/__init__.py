@@ -1,1 +1,1 @@
-"""ONNX graphs: what each value is of another, as one convolution, and proofs of it."""
+"""Fusing an ONNX graph with no model code: "value == conv(source)", carried forward."""

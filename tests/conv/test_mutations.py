@@ -22,6 +22,7 @@ from reparam.conv import (
     algebra,
     composing,
     fuse,
+    geometry,
 )
 from reparam.conv import block as block_module
 from reparam.errors import NotFusibleError
@@ -158,21 +159,23 @@ def identity_broadcast(conv: Conv, groups: int = 1) -> Conv:
     return replace(right, weight=np.broadcast_to(conv.weight, right.weight.shape))
 
 
-right_pad_kernel = algebra.pad_kernel
+def kernel_off_centre(part, whole):
+    return (..., *(slice(0, size) for size in part.kernel))
 
 
-def kernel_off_centre(kernel, margins):
-    return (..., *(slice(0, size) for size in kernel))
+def dilation_ignored(part, whole):
+    _, *taps = right_place(part, whole)
+    sizes = zip(taps, part.kernel, strict=True)
+    return (..., *(slice(one.start, one.start + size) for one, size in sizes))
 
 
-def axes_swapped(conv: Conv, margins) -> Conv:
-    right = right_pad_kernel(conv, margins)
+right_place = algebra._place_of
+right_add = algebra.add
+
+
+def axes_swapped(*convs: Conv) -> Conv:
+    right = right_add(*convs)
     return replace(right, padding=right.padding[::-1])
-
-
-def dilation_ignored(conv: Conv) -> Conv:
-    extent = ((0, 0), (0, 0), *((0, e - k) for e, k in zip(conv.extent, conv.kernel, strict=True)))
-    return replace(conv, weight=np.pad(conv.weight, extent), dilation=(1, 1))
 
 
 def pooling_guard_removed(pool: AvgPool) -> Conv:
@@ -189,30 +192,30 @@ def pooling_that_forgets_to_divide(pool: AvgPool) -> Conv:
     )
 
 
-def no_guard(first: Conv, padded: list[int]) -> None:
+def no_guard(first, second, zero_bias) -> None:
     return None
 
 
-right_guard = composing._need_zero_border
+right_guard = geometry._need_zero_border
 
 
-def bias_at_the_border_allowed(first: Conv, padded: list[int]) -> None:
-    right_guard(replace(first, bias=np.zeros_like(first.bias)), padded)
+def bias_at_the_border_allowed(first, second, zero_bias) -> None:
+    right_guard(first, second, True)
 
 
-def other_axis_guarded(first: Conv, padded: list[int]) -> None:
-    right_guard(first, [1 - axis for axis in padded])
+def other_axis_guarded(first, second, zero_bias) -> None:
+    right_guard(first, replace(second, padding=second.padding[::-1]), zero_bias)
 
 
 right_composed = composing._composed
 
 
-def kernel_flipped(inner: Conv, outer: Conv):
-    return right_composed(inner, replace(outer, weight=outer.weight[:, :, ::-1, ::-1]))
+def kernel_flipped(inner: Conv, outer: Conv, shape):
+    return right_composed(inner, replace(outer, weight=outer.weight[:, :, ::-1, ::-1]), shape)
 
 
-def inner_bias_through_one_tap(inner: Conv, outer: Conv):
-    weight, _ = right_composed(inner, outer)
+def inner_bias_through_one_tap(inner: Conv, outer: Conv, shape):
+    weight, _ = right_composed(inner, outer, shape)
     centre = outer.weight[..., outer.kernel[0] // 2, outer.kernel[1] // 2]
     return weight, outer.bias + centre @ inner.bias if inner.groups == 1 else outer.bias
 
@@ -234,12 +237,12 @@ MUTATIONS = {
     "alpha 0 taken for absent": (block_module, "scale_and_shift", alpha_zero_taken_for_absent),
     "identity ignores groups": (algebra, "expand_groups", identity_ignoring_groups),
     "identity broadcast to dense": (algebra, "expand_groups", identity_broadcast),
-    "kernel padded off centre": (algebra, "_inside", kernel_off_centre),
-    "H and W padding swapped": (algebra, "pad_kernel", axes_swapped),
-    "dilation ignored": (algebra, "expand_dilation", dilation_ignored),
-    "border folded through padding": (composing, "_need_zero_border", no_guard),
-    "bias folded through padding": (composing, "_need_zero_border", bias_at_the_border_allowed),
-    "padding of the other axis": (composing, "_need_zero_border", other_axis_guarded),
+    "kernel padded off centre": (algebra, "_place_of", kernel_off_centre),
+    "H and W padding swapped": (block_module, "add", axes_swapped),
+    "dilation ignored": (algebra, "_place_of", dilation_ignored),
+    "border folded through padding": (geometry, "_need_zero_border", no_guard),
+    "bias folded through padding": (geometry, "_need_zero_border", bias_at_the_border_allowed),
+    "padding of the other axis": (geometry, "_need_zero_border", other_axis_guarded),
     "pooling excludes padding": (block_module, "average_pool_as_conv", pooling_guard_removed),
     "pooling does not divide": (
         block_module,

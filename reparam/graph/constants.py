@@ -1,0 +1,112 @@
+"""Constants of a graph: which values are one, in every run, and what they are in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Array = npt.NDArray[Any]
+
+_REMEMBERED = 1 << 23  # elements in all, 64 MB; vectors are remembered beyond it
+_VECTOR = 1 << 14
+
+
+class Constants:
+    """The constants of a model, and the new ones that fusing makes.
+
+    What fusing computed is remembered in float64, so that a second round does not round again;
+    of a large model only as much as does not matter for its memory.
+    """
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.opset = int(graph.opset_imports.get("", 0))
+        self._graph = graph
+        self._exact: dict[ir.Value, Array] = {}
+        self._room = _REMEMBERED
+        self._taken = {v.name for node in graph.all_nodes() for v in node.outputs}
+        self._taken |= {v.name for v in graph.inputs} | set(graph.initializers)
+        self._nodes = {node.name for node in graph.all_nodes()}
+
+    def known(self, value: ir.Value | None) -> bool:
+        """Whether a value is the same in every run; an input may be overridden."""
+        return (
+            value is not None
+            and value.is_initializer()
+            and value.const_value is not None
+            and not value.is_graph_input()
+        )
+
+    def get(self, value: ir.Value | None) -> Array | None:
+        """Return a constant as it is stored, None where it is not known."""
+        if value is None or not self.known(value):
+            return None
+        assert value.const_value is not None
+        return value.const_value.numpy()
+
+    def exact(self, value: ir.Value) -> Array:
+        """Return a constant in float64."""
+        found = self._exact.get(value)
+        if found is None:
+            stored = self.get(value)
+            assert stored is not None  # the caller has asked whether it is known
+            return stored.astype(np.float64)
+        return found
+
+    def unrounded(self, nodes: Iterable[ir.Node]) -> dict[ir.Value, Array]:
+        """Return, of the constants that nodes read, those that were rounded here, as they were."""
+        read = (value for node in nodes for value in node.inputs if value is not None)
+        return {value: self._exact[value] for value in read if value in self._exact}
+
+    def shape(self, value: ir.Value | None) -> tuple[int, ...] | None:
+        """Return the shape of a constant without reading it."""
+        if value is None or not self.known(value):
+            return None
+        assert value.const_value is not None
+        return tuple(int(size) for size in value.const_value.shape)
+
+    def register(self, base: str, array: Array, exact: Array | None = None) -> ir.Value:
+        """Return a new initializer, named ``base`` or, if that is taken, nearly so.
+
+        Args:
+            base: what to name it.
+            array: what is stored.
+            exact: the same before it was rounded.
+        """
+        import onnx_ir
+
+        name = self.unused(base)
+        tensor = onnx_ir.tensor(np.asarray(array, order="C"), name=name)
+        value = onnx_ir.Value(
+            name=name,
+            shape=onnx_ir.Shape(array.shape),
+            type=onnx_ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        self._graph.register_initializer(value)
+        if exact is not None and (exact.size <= _VECTOR or exact.size <= self._room):
+            self._exact[value] = exact
+            self._room -= exact.size
+        return value
+
+    def unused(self, base: str) -> str:
+        """Return a name that nothing in the graph has, and take it."""
+        return _unused(base, self._taken)
+
+    def unused_node(self, base: str) -> str:
+        """Return a name that no node of the graph has, and take it."""
+        return _unused(base, self._nodes)
+
+
+def _unused(base: str, taken: set[str | None]) -> str:
+    name, number = base, 0
+    while name in taken:
+        number += 1
+        name = f"{base}.{number}"
+    taken.add(name)
+    return name

@@ -1,0 +1,212 @@
+"""Fusing a graph in place: constants, forms, regions, proofs, and the passes around them."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from reparam.errors import NotEquivalentError, NotFusibleError
+from reparam.graph.analysis import analyse
+from reparam.graph.constants import Constants
+from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep
+from reparam.graph.proving import Proof
+from reparam.graph.regions import KINDS, Ends, Region, choose
+from reparam.graph.rewriting import Writer
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+log = logging.getLogger("reparam.graph")
+ROUNDS = 6
+"""More than any network needed: three. A round that changes nothing is the last."""
+OLDEST_OPSET = 9
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a graph is fused.
+
+    Attributes:
+        without: names of passes that are switched off.
+        allow_macs: how many times the MACs of what it replaces a region may cost.
+        keep_going: leave a region whose proof fails as it is, and go on.
+    """
+
+    without: frozenset[str] = frozenset()
+    allow_macs: float = 1.0
+    keep_going: bool = False
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A region that was rewritten.
+
+    Attributes:
+        where: name of the value that it makes.
+        source: name of the value that it reads.
+        kind: the pass that it belongs to.
+        before: nodes of each operator in it.
+        after: nodes of each operator in their place.
+        macs_before: for one position of the source.
+        macs_after: the same.
+        ratio: the largest difference on the probes, over its bound.
+        kernel: of the convolution, if that is what it became.
+    """
+
+    where: str
+    source: str
+    kind: str
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    macs_before: float
+    macs_after: float
+    ratio: float
+    kernel: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Left:
+    """A region that stays as it was."""
+
+    where: str
+    kind: str
+    reason: str
+
+
+@dataclass
+class GraphReport:
+    """What fusing did to a graph.
+
+    Attributes:
+        ops_before: nodes of each operator as it came.
+        ops_after: the same as it is.
+        fused: regions that were rewritten.
+        left: regions that cannot be written down, or of which there is no saying.
+        failed: regions whose proof found another function; they are as they were.
+        passes: how much of what each other pass did, in words.
+        flushed: values that would have been subnormal, and are zero.
+        notices: what else there is to say.
+    """
+
+    ops_before: dict[str, int]
+    ops_after: dict[str, int] = field(default_factory=dict)
+    fused: list[Fused] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    failed: list[Left] = field(default_factory=list)
+    passes: dict[str, int] = field(default_factory=dict)
+    flushed: int = 0
+    notices: list[str] = field(default_factory=list)
+
+    def count(self, what: str, number: int) -> None:
+        """Add to what a pass did."""
+        if number:
+            self.passes[what] = self.passes.get(what, 0) + number
+
+
+def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
+    """Make every region of a graph that is one operator that operator, in place.
+
+        before:  x -+- Conv 3x3 - BatchNormalization -+
+                    |- Conv 1x1 - BatchNormalization -+- Sum - Relu - y
+        after:   x --- Conv 3x3 --------------------------- Relu - y
+
+    Names, dtypes and shapes of inputs and outputs stay; subgraphs and functions are left whole.
+    A region is swapped only after it was proved, on probes in float64, to be the same function.
+    """
+    options = options or Options()
+    graph = model.graph
+    report = GraphReport(operators_of(graph))
+    constants, declared = Constants(graph), declared_shapes(graph)
+    if constants.opset < OLDEST_OPSET:
+        report.notices.append(
+            f"nothing is fused in operator set {constants.opset}: before {OLDEST_OPSET}, operators "
+            "broadcast and normalise by other rules"
+        )
+        report.ops_after = dict(report.ops_before)
+        return report
+    prepare(model, constants, options, report)
+    avoid: set[Ends] = set()
+    for _ in range(ROUNDS):
+        if not _one_round(graph, constants, options, report, avoid):
+            break
+    report.count("unused initializers removed", sweep(model))
+    restore_shapes(graph, declared)
+    report.ops_after = operators_of(graph)
+    return report
+
+
+def operators_of(graph: ir.Graph) -> dict[str, int]:
+    """Return how many nodes of each operator the main graph has."""
+    return dict(sorted(Counter(node.op_type for node in graph).items()))
+
+
+def _one_round(
+    graph: ir.Graph,
+    constants: Constants,
+    options: Options,
+    report: GraphReport,
+    avoid: set[Ends],
+) -> bool:
+    """Rewrite what can be; return whether another round may find more."""
+    analysis = analyse(graph, constants)
+    kinds = [kind for kind in KINDS if kind not in options.without]
+    chosen = choose(graph, analysis, allow_macs=options.allow_macs, kinds=kinds, avoid=avoid)
+    replaced: dict[ir.Value, ir.Value] = {}
+    for region in chosen:
+        source = replaced.get(region.form.source, region.form.source)
+        result = _rewrite(graph, region, constants, source, report)
+        if result is not None:
+            replaced[region.output] = result
+        else:
+            avoid.add((region.output, source))  # what is inside it may do
+    return bool(chosen)
+
+
+def _rewrite(
+    graph: ir.Graph, region: Region, constants: Constants, source: ir.Value, report: GraphReport
+) -> ir.Value | None:
+    """Return what stands in the place of a region; None where it was left."""
+    where = str(region.output.name)
+    writer = Writer(region, constants, source)
+    try:
+        writer.write()
+        proof = writer.prove()
+    except NotFusibleError as error:
+        writer.discard(graph)
+        report.left.append(Left(where, region.kind, str(error)))
+        return None
+    except NotEquivalentError as error:
+        writer.discard(graph)
+        report.failed.append(Left(where, region.kind, str(error)))
+        return None
+    if not proof.holds:
+        writer.discard(graph)
+        report.failed.append(Left(where, region.kind, _reason(proof)))
+        return None
+    report.fused.append(_fused(region, writer, source, proof))
+    report.flushed += writer.flushed
+    return writer.splice(graph)
+
+
+def _reason(proof: Proof) -> str:
+    return proof.reason or (
+        f"off by {proof.worst:g} where {proof.bound:g} is allowed, on the probe {proof.probe}"
+    )
+
+
+def _fused(region: Region, writer: Writer, source: ir.Value, proof: Proof) -> Fused:
+    geometry = region.form.shaped.geometry
+    return Fused(
+        where=str(region.output.name),
+        source=str(source.name),
+        kind=region.kind,
+        before=dict(Counter(node.op_type for node in region.nodes)),
+        after=dict(Counter(node.op_type for node in writer.nodes)),
+        macs_before=region.before,
+        macs_after=region.after,
+        ratio=proof.ratio,
+        kernel=geometry.kernel if geometry is not None else (),
+    )

@@ -1,0 +1,111 @@
+"""The numbers of a form: a factor and a shift for each channel, a convolution, or a transposed one.
+
+All of them float64. A linear layer is a convolution with one spatial axis of one tap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from reparam.conv.algebra import add, identity_as_conv, scale_and_shift
+from reparam.conv.operators import Affine, Array, Conv, given_away
+
+
+@dataclass(frozen=True, eq=False)
+class Pointwise:
+    """scale * x + shift, each of them one number or one for each channel."""
+
+    scale: Array
+    shift: Array
+
+    @classmethod
+    def nothing(cls) -> Pointwise:
+        """Return what changes nothing."""
+        return cls(np.ones(()), np.zeros(()))
+
+    @property
+    def changes_nothing(self) -> bool:
+        return bool((self.scale == 1).all() and (self.shift == 0).all())
+
+    def then(self, scale: Array, shift: Array) -> Pointwise:
+        """Return this, and then another factor and shift."""
+        return Pointwise(self.scale * scale, self.shift * scale + shift)
+
+    def as_conv(self, channels: int, axes: int) -> Conv:
+        """Return the depthwise convolution of one tap that does the same."""
+        affine = Affine(
+            np.broadcast_to(self.scale, (channels,)), np.broadcast_to(self.shift, (channels,))
+        )
+        return scale_and_shift(identity_as_conv(channels, axes), affine)
+
+
+@dataclass(frozen=True, eq=False)
+class Transposed:
+    """A transposed convolution: weight (I, O/G, *kernel), bias (O,)."""
+
+    weight: Array
+    bias: Array
+    groups: int
+
+    def then(self, scale: Array, shift: Array) -> Transposed:
+        """Return this, and then a factor and a shift for each output channel."""
+        scale = np.broadcast_to(scale, self.bias.shape)
+        by_group = self.weight.reshape(self.groups, -1, *self.weight.shape[1:])
+        factors = scale.reshape(self.groups, 1, -1, *(1,) * (self.weight.ndim - 2))
+        return Transposed(
+            (by_group * factors).reshape(self.weight.shape), self.bias * scale + shift, self.groups
+        )
+
+
+Numbers: TypeAlias = Pointwise | Conv | Transposed
+
+
+def scaled(part: Numbers, scale: Array, shift: Array) -> Numbers:
+    """Return a factor and a shift after something."""
+    if not isinstance(part, Conv):
+        return part.then(scale, shift)
+    channels = (part.out_channels,)
+    return scale_and_shift(
+        part, Affine(np.broadcast_to(scale, channels), np.broadcast_to(shift, channels))
+    )
+
+
+def summed(parts: Sequence[Numbers], signs: Sequence[int]) -> Numbers:
+    """Return the sum of things that read the same value."""
+    signed = [
+        part if sign > 0 else scaled(part, np.full((), -1.0), np.zeros(()))
+        for part, sign in zip(parts, signs, strict=True)
+    ]
+    convs = [part for part in signed if isinstance(part, Conv)]
+    if convs:
+        first = convs[0]
+        return add(*(as_conv(p, first.in_channels, len(first.kernel)) for p in signed))
+    transposed = [part for part in signed if isinstance(part, Transposed)]
+    if transposed:
+        return replace(
+            transposed[0],
+            weight=np.sum([part.weight for part in transposed], axis=0),
+            bias=np.sum([part.bias for part in transposed], axis=0),
+        )
+    plain = [part for part in signed if isinstance(part, Pointwise)]
+    scale, shift = plain[0].scale, plain[0].shift
+    for part in plain[1:]:
+        scale, shift = scale + part.scale, shift + part.shift
+    return Pointwise(scale, shift)
+
+
+def as_conv(part: Numbers, channels: int, axes: int) -> Conv:
+    """Return a part as a convolution."""
+    if isinstance(part, Conv):
+        return part
+    assert isinstance(part, Pointwise)  # a transposed convolution has been refused by its shape
+    return part.as_conv(channels, axes)
+
+
+def frozen(values: Array) -> Array:
+    """Return a fresh array that a convolution need not copy."""
+    return given_away(np.ascontiguousarray(values, dtype=np.float64))
