@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +52,11 @@ class Constants:
             assert stored is not None  # the caller has asked whether it is known
             return stored.astype(np.float64)
         return found
+
+    def unrounded(self, nodes: Iterable[ir.Node]) -> dict[ir.Value, Array]:
+        """Return, of the constants that nodes read, those that were rounded here, as they were."""
+        read = (value for node in nodes for value in node.inputs if value is not None)
+        return {value: self._exact[value] for value in read if value in self._exact}
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...] | None:
         """Return the shape of a constant without reading it."""
