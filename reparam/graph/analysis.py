@@ -11,10 +11,10 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from reparam.errors import NotFusibleError
+from reparam.graph.computing import numbers_of
 from reparam.graph.constants import Constants
 from reparam.graph.forms import NEWEST, OLDEST, Form, thinning
 from reparam.graph.laws import BorderFilling
-from reparam.graph.numbers import numbers_of
 from reparam.graph.rules import RULES, SCALING, Reading
 
 if TYPE_CHECKING:

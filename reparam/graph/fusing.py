@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from reparam.errors import NotFusibleError
+from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
 from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep
@@ -115,14 +115,11 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
 
     Names, dtypes and shapes of inputs and outputs stay; subgraphs and functions are left whole.
     A region is swapped only after it was proved, on probes in float64, to be the same function.
-
-    Raises:
-        NotEquivalentError: a proof failed, and ``keep_going`` is not set.
     """
     options = options or Options()
     graph = model.graph
     report = GraphReport(operators_of(graph))
-    constants = Constants(graph)
+    constants, declared = Constants(graph), declared_shapes(graph)
     if constants.opset < OLDEST_OPSET:
         report.notices.append(
             f"nothing is fused in operator set {constants.opset}: before {OLDEST_OPSET}, operators "
@@ -130,7 +127,6 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
         )
         report.ops_after = dict(report.ops_before)
         return report
-    declared = declared_shapes(graph)
     prepare(model, constants, options, report)
     avoid: set[Ends] = set()
     for _ in range(ROUNDS):
@@ -181,6 +177,10 @@ def _rewrite(
     except NotFusibleError as error:
         writer.discard(graph)
         report.left.append(Left(where, region.kind, str(error)))
+        return None
+    except NotEquivalentError as error:
+        writer.discard(graph)
+        report.failed.append(Left(where, region.kind, str(error)))
         return None
     if not proof.holds:
         writer.discard(graph)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from reparam.graph import readers
 from reparam.graph.analysis import Analysis
+from reparam.graph.computing import numbers_of
 from reparam.graph.forms import Form
-from reparam.graph.numbers import Pointwise, numbers_of
+from reparam.graph.numbers import Pointwise
 
 if TYPE_CHECKING:
     import onnx_ir as ir
