@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reparam.errors import NotFusibleError
@@ -39,6 +40,12 @@ def text(node: ir.Node, name: str, default: str) -> str:
 def per_axis(node: ir.Node, name: str, axes: int) -> tuple[int, ...]:
     """Return strides or dilations, 1 by default."""
     return integers(node, name) or (1,) * axes
+
+
+def dilation_of(node: ir.Node, kernel: Sequence[int]) -> tuple[int, ...]:
+    """Return the dilation of each axis; 1 where there is one tap, whatever the node says."""
+    given = per_axis(node, "dilations", len(kernel))
+    return tuple(step if taps > 1 else 1 for taps, step in zip(kernel, given, strict=True))
 
 
 def rank_of(value: ir.Value | None) -> int | None:

@@ -30,7 +30,7 @@ def convolution(node: ir.Node, constants: Constants) -> Convolving | Keeping | N
     if not 3 <= len(shape) <= 5 or 0 in shape:
         raise NotFusibleError(f"a convolution with a weight of shape {shape}")
     axes, groups = len(shape) - 2, readers.integer(node, "group", 1)
-    dilation = readers.per_axis(node, "dilations", axes)
+    dilation = readers.dilation_of(node, shape[2:])
     stride = readers.per_axis(node, "strides", axes)
     extent = tuple((k - 1) * d + 1 for k, d in zip(shape[2:], dilation, strict=True))
     pads = readers.padding_of(node, extent, stride)
@@ -148,7 +148,7 @@ def average_pool(node: ir.Node, _: Constants) -> Convolving | None:
     kernel = readers.integers(node, "kernel_shape") or ()
     axes, channels = len(kernel), readers.size_of(node.inputs[0], 1)
     stride = readers.per_axis(node, "strides", axes)
-    dilation = readers.per_axis(node, "dilations", axes)
+    dilation = readers.dilation_of(node, kernel)
     extent = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
     pads = readers.padding_of(node, extent, stride)
     if pads is None:
