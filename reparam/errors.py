@@ -80,6 +80,10 @@ class ExportError(ReparamError):
     """The converter failed, or what it wrote did not pass the checks."""
 
 
+class GraphError(ReparamError):
+    """An ONNX file cannot be used, or its graph contradicts itself."""
+
+
 class BenchmarkError(ReparamError):
     """A measurement could not be taken as asked."""
 
