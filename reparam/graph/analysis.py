@@ -11,11 +11,11 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from reparam.errors import NotFusibleError
+from reparam.graph.computing import numbers_of
 from reparam.graph.constants import Constants
 from reparam.graph.forms import NEWEST, OLDEST, Form, thinning
 from reparam.graph.laws import BorderFilling
-from reparam.graph.numbers import numbers_of
-from reparam.graph.rules import RULES, Reading
+from reparam.graph.rules import RULES, SCALING, Reading
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -69,8 +69,22 @@ class Analysis:
         found = self._passed.get(value)
         if found is None:
             known = () if self.has_to_be_there(value) else self.forms.get(value, ())
-            found = self._passed[value] = (*known, Form.itself(value))
+            itself = () if known and self._is_between_factors(value) else (Form.itself(value),)
+            found = self._passed[value] = (*known, *itself)
         return found
+
+    def _is_between_factors(self, value: ir.Value) -> bool:
+        """Whether a value stands between two nodes that scale and shift, and is read there alone.
+
+        Nothing begins there that would not be better begun before.
+        """
+        node, uses = value.producer(), list(value.uses())
+        if node is None or len(uses) != 1 or node.op_type not in SCALING:
+            return False
+        reader = uses[0].node
+        moving = [v for v in reader.inputs if v is not None and not self.constants.known(v)]
+        own = [v for v in node.inputs if v is not None and not self.constants.known(v)]
+        return reader.op_type in SCALING and len(moving) == 1 and len(own) == 1
 
     def has_to_be_there(self, value: ir.Value) -> bool:
         """Whether something needs a value that no form replaces."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,17 +13,22 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+_REMEMBERED = 1 << 23  # elements in all, 64 MB; vectors are remembered beyond it
+_VECTOR = 1 << 14
+
 
 class Constants:
     """The constants of a model, and the new ones that fusing makes.
 
-    What fusing computed is remembered in float64, so that a second round does not round again.
+    What fusing computed is remembered in float64, so that a second round does not round again;
+    of a large model only as much as does not matter for its memory.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
         self.opset = int(graph.opset_imports.get("", 0))
         self._graph = graph
         self._exact: dict[ir.Value, Array] = {}
+        self._room = _REMEMBERED
         self._taken = {v.name for node in graph.all_nodes() for v in node.outputs}
         self._taken |= {v.name for v in graph.inputs} | set(graph.initializers)
         self._nodes = {node.name for node in graph.all_nodes()}
@@ -52,6 +58,11 @@ class Constants:
             return stored.astype(np.float64)
         return found
 
+    def unrounded(self, nodes: Iterable[ir.Node]) -> dict[ir.Value, Array]:
+        """Return, of the constants that nodes read, those that were rounded here, as they were."""
+        read = (value for node in nodes for value in node.inputs if value is not None)
+        return {value: self._exact[value] for value in read if value in self._exact}
+
     def shape(self, value: ir.Value | None) -> tuple[int, ...] | None:
         """Return the shape of a constant without reading it."""
         if value is None or not self.known(value):
@@ -78,8 +89,9 @@ class Constants:
             const_value=tensor,
         )
         self._graph.register_initializer(value)
-        if exact is not None:
+        if exact is not None and (exact.size <= _VECTOR or exact.size <= self._room):
             self._exact[value] = exact
+            self._room -= exact.size
         return value
 
     def unused(self, base: str) -> str:

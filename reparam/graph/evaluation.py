@@ -49,10 +49,14 @@ class Step:
 
 
 class Constants:
-    """Constant values in float64, each read once, however often and by whom it is needed."""
+    """Constant values in float64, each read once, however often and by whom it is needed.
 
-    def __init__(self) -> None:
-        self._plain: dict[ir.Value, Array | None] = {}
+    Args:
+        exact: of some, what they were before they were rounded to what is stored.
+    """
+
+    def __init__(self, exact: Mapping[ir.Value, Array] | None = None) -> None:
+        self._plain: dict[ir.Value, Array | None] = dict(exact or {})
         self._magnitudes: dict[ir.Value, Array] = {}
 
     def get(self, value: ir.Value) -> Array | None:

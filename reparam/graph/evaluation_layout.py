@@ -19,6 +19,7 @@ from reparam.graph.evaluation_windows import padded
 
 _ELEMENT_KINDS = {**dict.fromkeys((1, 10, 11, 16, 17, 18, 19, 20), np.float64), 9: np.bool_}
 _ELEMENT_KINDS |= dict.fromkeys((2, 3, 4, 5, 6, 7, 12, 13), np.int64)  # of TensorProto.DataType
+_UNLIMITED = 2**31 - 1
 _NUMPY_MODES = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 
@@ -96,6 +97,8 @@ def slice_(call: Call, inputs: Inputs) -> Array:
     at = [slice(None)] * x.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis = axis_within(call, axis, x.ndim)
+        if step < 0 and end >= _UNLIMITED:
+            raise call.refuse("backwards to no end, which runtimes read differently")
         at[axis] = _cut(start, end, step, x.shape[axis])
     return x[tuple(at)]
 
@@ -119,7 +122,7 @@ def scatter_nd(call: Call, inputs: Inputs) -> Array:
     x, at, updates = (need(call, inputs, position) for position in range(3))
     if call.text("reduction", "none") != "none":
         raise call.refuse("with a reduction")
-    found = x.copy()
+    found: Array = x.copy()
     found[tuple(np.moveaxis(at, -1, 0))] = updates
     return found
 
@@ -136,18 +139,21 @@ def reshape(call: Call, inputs: Inputs) -> Array:
         target[target.index(-1)] = x.size // known
     if min(target, default=1) < 0 or prod(target) != x.size:
         raise call.refuse(f"{x.shape} to {tuple(target)}")
-    return x.reshape(target)
+    found: Array = x.reshape(target)
+    return found
 
 
 def flatten(call: Call, inputs: Inputs) -> Array:
     x, axis = need(call, inputs, 0), call.int("axis", 1)
     lead = axis if axis >= 0 else axis + x.ndim
-    return x.reshape(prod(x.shape[:lead]), prod(x.shape[lead:]))
+    found: Array = x.reshape((prod(x.shape[:lead]), prod(x.shape[lead:])))
+    return found
 
 
 def transpose(call: Call, inputs: Inputs) -> Array:
     x = need(call, inputs, 0)
-    return x.transpose(call.ints("perm", tuple(reversed(range(x.ndim)))))
+    found: Array = x.transpose(call.ints("perm", tuple(reversed(range(x.ndim)))))
+    return found
 
 
 def squeeze(call: Call, inputs: Inputs) -> Array:

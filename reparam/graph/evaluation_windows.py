@@ -237,7 +237,8 @@ def _counted(n: int, window: Window, size: int, axis: int, include_pad: bool) ->
     low, high = (-before, n + after) if include_pad else (0, n)
     first = np.arange(size) * window.stride[axis] - before
     taps = first[:, None] + np.arange(window.kernel[axis]) * window.dilation[axis]
-    return ((taps >= low) & (taps < high)).sum(axis=1).astype(np.float64)
+    counted: Array = ((taps >= low) & (taps < high)).sum(axis=1).astype(np.float64)
+    return counted
 
 
 def max_pool(call: Call, inputs: Inputs) -> Array:

@@ -44,15 +44,19 @@ def check_supported(model: Any) -> None:
     """Refuse what would be lost when the model is written again.
 
     Raises:
-        GraphError: training information, sparse tensors, types that are no tensors (maps, opaque
-            ones), or parts that the installed onnx does not know.
+        GraphError: training information, a distribution over devices, sparse tensors, types that
+            are no tensors (maps, opaque ones), or parts that the installed onnx does not know.
     """
     if model.training_info:
         raise _unsupported("training information", "a fused model is for inference alone")
+    if getattr(model, "configuration", ()):  # since version 11 of the format
+        raise _unsupported("a distribution over several devices", "it is made for the nodes it has")
     for graph in graphs_of(model):
         if getattr(graph, "sparse_initializer", ()):
             raise _unsupported(f"a sparse initializer in '{graph.name}'")
         for node in graph.node:
+            if getattr(node, "device_configurations", ()):
+                raise _unsupported(f"a distribution over several devices of {named(node)}")
             for attribute in node.attribute:
                 _check_attribute(attribute, node)
         values = [getattr(graph, field, ()) for field in ("input", "output", "value_info")]

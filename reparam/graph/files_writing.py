@@ -124,6 +124,8 @@ def _drop_echoes(proto: Any) -> None:
     """Drop what serialising says of initializers though they say it themselves."""
     for graph in graphs_of(proto):
         tensors = {tensor.name: tensor for tensor in getattr(graph, "initializer", ())}
+        if not tensors:
+            continue
         kept = [v for v in graph.value_info if not _is_echo(v, tensors.get(v.name))]
         if len(kept) < len(graph.value_info):
             del graph.value_info[:]

@@ -23,6 +23,14 @@ OLDEST, NEWEST = 4, 4
 
 
 @dataclass(frozen=True, slots=True)
+class Transposition:
+    """What tells one transposed convolution from another, and its MACs for one input position."""
+
+    key: tuple[object, ...]
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shaped:
     """What a law makes of its parts, without numbers.
 
@@ -31,13 +39,13 @@ class Shaped:
         geometry: of the convolution, with no spatial axis for a linear layer; None while there
             is a factor and a shift for each channel and no kernel.
         zero_bias: nothing is added to any channel.
-        transposed: what tells one transposed convolution from another; None for all others.
+        transposed: of a transposed convolution; None for all others.
     """
 
     axis: int | None
     geometry: Geometry | None
     zero_bias: bool
-    transposed: tuple[object, ...] | None = None
+    transposed: Transposition | None = None
 
 
 class Law(Protocol):
@@ -85,6 +93,8 @@ class Form:
     def after(self) -> float:
         """MACs of the one convolution, at one position of the source."""
         geometry = self.shaped.geometry
+        if self.shaped.transposed is not None:
+            return float(self.shaped.transposed.macs)
         return 0.0 if geometry is None else geometry.macs / thinning(geometry)
 
     def behind(self) -> Iterator[Form]:

@@ -12,7 +12,8 @@ from reparam.errors import NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
 from reparam.graph.preparing import prepare, sweep
-from reparam.graph.regions import KINDS, Region, choose
+from reparam.graph.proving import Proof
+from reparam.graph.regions import KINDS, Ends, Region, choose
 from reparam.graph.rewriting import Writer
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("reparam.graph")
 ROUNDS = 6
 """More than any network needed: three. A round that changes nothing is the last."""
+OLDEST_OPSET = 9
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ class Fused:
 
 
 @dataclass(frozen=True)
-class Failed:
-    """A region that was left, since it could not be proved equal."""
+class Left:
+    """A region that stays as it was."""
 
     where: str
     kind: str
@@ -82,17 +84,21 @@ class GraphReport:
         ops_before: nodes of each operator as it came.
         ops_after: the same as it is.
         fused: regions that were rewritten.
-        failed: regions whose proof failed.
+        left: regions that cannot be written down, or of which there is no saying.
+        failed: regions whose proof found another function; they are as they were.
         passes: how much of what each other pass did, in words.
         flushed: values that would have been subnormal, and are zero.
+        notices: what else there is to say.
     """
 
     ops_before: dict[str, int]
     ops_after: dict[str, int] = field(default_factory=dict)
     fused: list[Fused] = field(default_factory=list)
-    failed: list[Failed] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    failed: list[Left] = field(default_factory=list)
     passes: dict[str, int] = field(default_factory=dict)
     flushed: int = 0
+    notices: list[str] = field(default_factory=list)
 
     def count(self, what: str, number: int) -> None:
         """Add to what a pass did."""
@@ -109,17 +115,22 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
 
     Names, dtypes and shapes of inputs and outputs stay; subgraphs and functions are left whole.
     A region is swapped only after it was proved, on probes in float64, to be the same function.
-
-    Raises:
-        NotEquivalentError: a proof failed, and ``keep_going`` is not set.
     """
     options = options or Options()
     graph = model.graph
     report = GraphReport(operators_of(graph))
     constants = Constants(graph)
+    if constants.opset < OLDEST_OPSET:
+        report.notices.append(
+            f"nothing is fused in operator set {constants.opset}: before {OLDEST_OPSET}, operators "
+            "broadcast and normalise by other rules"
+        )
+        report.ops_after = dict(report.ops_before)
+        return report
     prepare(model, constants, options, report)
+    avoid: set[Ends] = set()
     for _ in range(ROUNDS):
-        if not _one_round(graph, constants, options, report):
+        if not _one_round(graph, constants, options, report, avoid):
             break
     report.count("unused initializers removed", sweep(model))
     report.ops_after = operators_of(graph)
@@ -132,17 +143,25 @@ def operators_of(graph: ir.Graph) -> dict[str, int]:
 
 
 def _one_round(
-    graph: ir.Graph, constants: Constants, options: Options, report: GraphReport
+    graph: ir.Graph,
+    constants: Constants,
+    options: Options,
+    report: GraphReport,
+    avoid: set[Ends],
 ) -> bool:
+    """Rewrite what can be; return whether another round may find more."""
     analysis = analyse(graph, constants)
     kinds = [kind for kind in KINDS if kind not in options.without]
+    chosen = choose(graph, analysis, allow_macs=options.allow_macs, kinds=kinds, avoid=avoid)
     replaced: dict[ir.Value, ir.Value] = {}
-    for region in choose(graph, analysis, allow_macs=options.allow_macs, kinds=kinds):
+    for region in chosen:
         source = replaced.get(region.form.source, region.form.source)
         result = _rewrite(graph, region, constants, source, report)
         if result is not None:
             replaced[region.output] = result
-    return bool(replaced)
+        else:
+            avoid.add((region.output, source))  # what is inside it may do
+    return bool(chosen)
 
 
 def _rewrite(
@@ -150,33 +169,39 @@ def _rewrite(
 ) -> ir.Value | None:
     """Return what stands in the place of a region; None where it was left."""
     where = str(region.output.name)
+    writer = Writer(region, constants, source)
     try:
-        writer = Writer(region, constants, source)
         writer.write()
         proof = writer.prove()
     except NotFusibleError as error:
-        report.failed.append(Failed(where, region.kind, str(error)))
+        writer.discard(graph)
+        report.left.append(Left(where, region.kind, str(error)))
         return None
     if not proof.holds:
-        reason = proof.reason or (
-            f"off by {proof.worst:g} where {proof.bound:g} is allowed, on the probe {proof.probe}"
-        )
         writer.discard(graph)
-        report.failed.append(Failed(where, region.kind, reason))
+        report.failed.append(Left(where, region.kind, _reason(proof)))
         return None
-    geometry = region.form.shaped.geometry
-    report.fused.append(
-        Fused(
-            where,
-            str(region.form.source.name),
-            region.kind,
-            dict(Counter(node.op_type for node in region.nodes)),
-            dict(Counter(node.op_type for node in writer.nodes)),
-            region.before,
-            region.after,
-            proof.ratio,
-            geometry.kernel if geometry is not None else (),
-        )
-    )
+    report.fused.append(_fused(region, writer, source, proof))
     report.flushed += writer.flushed
     return writer.splice(graph)
+
+
+def _reason(proof: Proof) -> str:
+    return proof.reason or (
+        f"off by {proof.worst:g} where {proof.bound:g} is allowed, on the probe {proof.probe}"
+    )
+
+
+def _fused(region: Region, writer: Writer, source: ir.Value, proof: Proof) -> Fused:
+    geometry = region.form.shaped.geometry
+    return Fused(
+        where=str(region.output.name),
+        source=str(source.name),
+        kind=region.kind,
+        before=dict(Counter(node.op_type for node in region.nodes)),
+        after=dict(Counter(node.op_type for node in writer.nodes)),
+        macs_before=region.before,
+        macs_after=region.after,
+        ratio=proof.ratio,
+        kernel=geometry.kernel if geometry is not None else (),
+    )

@@ -17,7 +17,7 @@ from reparam.conv.composing import compose
 from reparam.conv.geometry import Geometry, chain_of, sum_of
 from reparam.conv.operators import Array, Conv
 from reparam.errors import NotFusibleError
-from reparam.graph.forms import Shaped
+from reparam.graph.forms import Shaped, Transposition
 from reparam.graph.numbers import (
     Numbers,
     Pointwise,
@@ -248,16 +248,15 @@ class Picking:
 class Transposing:
     """A transposed convolution; only a factor, a shift or another one like it follows exactly."""
 
-    key: tuple[object, ...]
+    transposed: Transposition
     make: Callable[[], Transposed]
     zero_bias: bool
-    macs: int
 
     def shape(self, parts: Sequence[Shaped]) -> Shaped:
         (part,) = parts
         if part.geometry is not None or part.axis is not None or not part.zero_bias:
             raise NotFusibleError("a transposed convolution absorbs nothing that stands before it")
-        return Shaped(1, None, self.zero_bias, self.key)
+        return Shaped(1, None, self.zero_bias, self.transposed)
 
     def numbers(self, parts: Sequence[Numbers]) -> Numbers:
         part, own = parts[0], self.make()
@@ -265,7 +264,7 @@ class Transposing:
         return replace(own, weight=own.weight * part.scale)
 
     def cost(self) -> int:
-        return self.macs
+        return self.transposed.macs
 
 
 def one_axis(axes: Iterable[int | None]) -> int | None:

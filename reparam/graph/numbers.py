@@ -13,7 +13,6 @@ import numpy as np
 
 from reparam.conv.algebra import add, identity_as_conv, scale_and_shift
 from reparam.conv.operators import Affine, Array, Conv, given_away
-from reparam.graph.forms import Form
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,23 +62,6 @@ class Transposed:
 
 
 Numbers: TypeAlias = Pointwise | Conv | Transposed
-
-
-def numbers_of(form: Form) -> Numbers:
-    """Return the numbers of a form; each part is computed once, however often it is read."""
-    done: dict[int, Numbers] = {}
-    waiting = [form]
-    while waiting:
-        top = waiting[-1]
-        missing = [part for part in top.parts if id(part) not in done]
-        if missing:
-            waiting += missing
-            continue
-        waiting.pop()
-        if id(top) not in done:
-            parts = [done[id(part)] for part in top.parts]
-            done[id(top)] = Pointwise.nothing() if top.law is None else top.law.numbers(parts)
-    return done[id(form)]
 
 
 def scaled(part: Numbers, scale: Array, shift: Array) -> Numbers:

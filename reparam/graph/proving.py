@@ -20,7 +20,7 @@ Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, cast
@@ -84,6 +84,7 @@ def prove(
     opset: int,
     stored: str,
     shape: Shape | Sequence[Shape],
+    exact: Mapping[ir.Value, Array] | None = None,
     seed: int = _SEED,
 ) -> Proof:
     """Return whether ``after`` makes of ``source`` what ``before`` makes of it.
@@ -100,13 +101,15 @@ def prove(
         opset: version of the standard domain.
         stored: dtype that new constants were rounded to.
         shape: of the source, or of each source; None is an open axis.
+        exact: constants of ``before`` that an earlier rewrite rounded, as they were before that;
+            without it every rewrite after the first would be held against a rounding of its own.
         seed: of the probes.
 
     Raises:
         NotEvaluableError: ``before`` has no meaning to the evaluator, or no bound.
     """
     sources, shapes = _paired(source, shape)
-    constants = Constants()
+    constants = Constants(exact)
     old = Program(before, opset, constants)
     try:
         new = Program(after, opset, constants)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from reparam.graph import readers
 from reparam.graph.analysis import Analysis
+from reparam.graph.computing import numbers_of
 from reparam.graph.forms import Form
-from reparam.graph.numbers import Pointwise, numbers_of
+from reparam.graph.numbers import Pointwise
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -58,8 +59,17 @@ class Region:
         return self.after <= max(form.cost for form in self.form.behind()) * (1 + 1e-9)
 
 
+Ends = tuple["ir.Value", "ir.Value"]
+"""Where a region ends and where it starts."""
+
+
 def choose(
-    graph: ir.Graph, analysis: Analysis, *, allow_macs: float = 1.0, kinds: Collection[str] = KINDS
+    graph: ir.Graph,
+    analysis: Analysis,
+    *,
+    allow_macs: float = 1.0,
+    kinds: Collection[str] = KINDS,
+    avoid: Collection[Ends] = (),
 ) -> list[Region]:
     """Return the regions to rewrite, none of which overlap, in the order of the graph.
 
@@ -72,6 +82,7 @@ def choose(
         analysis: of it.
         allow_macs: how many times the MACs of what it replaces a region may cost.
         kinds: of regions that are wanted.
+        avoid: regions that are not.
     """
     taken: set[ir.Node] = set()
     disputed: set[ir.Node] = set()
@@ -84,7 +95,7 @@ def choose(
             found = [
                 region
                 for region in candidates(output, analysis, allow_macs, taken)
-                if region.kind in kinds
+                if region.kind in kinds and (output, region.form.source) not in avoid
             ]
             if not found:
                 continue

@@ -13,10 +13,11 @@ from reparam.conv.operators import Array, Conv
 from reparam.conv.rounding import round_once
 from reparam.errors import NotFusibleError
 from reparam.graph import readers
+from reparam.graph.computing import numbers_of
 from reparam.graph.constants import Constants
 from reparam.graph.evaluation_calls import NotEvaluableError
 from reparam.graph.forms import Form
-from reparam.graph.numbers import Numbers, Pointwise, Transposed, numbers_of
+from reparam.graph.numbers import Numbers, Pointwise, Transposed
 from reparam.graph.proving import Proof, prove
 from reparam.graph.regions import Region, is_gemm
 
@@ -55,13 +56,7 @@ class Writer:
         self.nodes: list[ir.Node] = []
         self.made: list[ir.Value] = []
         self.flushed = 0
-        name = _float_of(region)
-        if name is None:
-            raise NotFusibleError(
-                f"the dtype of '{region.output.name}' is not one that weights are kept in",
-                found=f"{region.output.dtype}; needed: one of {', '.join(FLOATS)}",
-            )
-        self.dtype = name
+        self.dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def write(self) -> None:
         """Make the nodes.
@@ -70,6 +65,7 @@ class Writer:
             NotFusibleError: a weight does not fit the dtype, or is not finite.
         """
         form = self.region.form
+        self.dtype = _float_of(self.region)
         numbers = numbers_of(form)
         _audit(form, numbers)
         if isinstance(numbers, Conv):
@@ -92,6 +88,7 @@ class Writer:
             return prove(
                 self.region.nodes, self.nodes, self.source, self.region.output, self._result(),
                 opset=self.constants.opset, stored=self.dtype.name, shape=_shape_of(self.region),
+                exact=self.constants.unrounded(self.region.nodes),
             )  # fmt: skip
         except NotEvaluableError as error:
             raise NotFusibleError(
@@ -217,12 +214,17 @@ def _audit(form: Form, numbers: Numbers) -> None:
     assert (geometry is None) != isinstance(numbers, Conv)
 
 
-def _float_of(region: Region) -> np.dtype[Any] | None:
+def _float_of(region: Region) -> np.dtype[Any]:
     for value in (region.output, region.form.source):
         if value.dtype is not None:
-            dtype = value.dtype.numpy()
-            return dtype if dtype.name in FLOATS else None
-    return None
+            dtype: np.dtype[Any] = value.dtype.numpy()
+            if dtype.name in FLOATS:
+                return dtype
+            raise NotFusibleError(
+                f"the dtype of '{value.name}' is not one that weights are kept in",
+                found=f"{dtype.name}; needed: one of {', '.join(FLOATS)}",
+            )
+    raise NotFusibleError(f"the dtype of '{region.output.name}' is not known")
 
 
 def _shape_of(region: Region) -> tuple[int | None, ...]:

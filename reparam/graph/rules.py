@@ -231,6 +231,8 @@ RULES: dict[str, Rule] = {
     "Sum": _addition,
 }
 """By operator of the default domain."""
+SCALING = ("Add", "BatchNormalization", "Div", "Dropout", "Identity", "Mul", "Neg", "Sub")
+"""Those that only scale and shift, where all but one of what they read is constant."""
 
 
 def _wrapped(

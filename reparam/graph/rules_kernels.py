@@ -12,6 +12,7 @@ from reparam.conv.operators import Array, Conv
 from reparam.errors import NotFusibleError
 from reparam.graph import readers
 from reparam.graph.constants import Constants
+from reparam.graph.forms import Transposition
 from reparam.graph.laws import BorderFilling, Convolving, Transposing
 from reparam.graph.numbers import Transposed
 
@@ -70,7 +71,7 @@ def transposed_convolution(node: ir.Node, constants: Constants) -> Transposing |
         added = np.zeros(out) if bias is None else constants.exact(bias)
         return Transposed(constants.exact(weight), added, groups)
 
-    return Transposing(key, make, _is_zero(bias, constants), macs=prod(shape))
+    return Transposing(Transposition(key, prod(shape)), make, _is_zero(bias, constants))
 
 
 def gemm(node: ir.Node, constants: Constants) -> Convolving | None:

@@ -78,6 +78,16 @@ def test_absent_folder_pipe_and_unreadable(tmp_path: Path) -> None:
     assert "symbolic links" in refused(link)
 
 
+@pytest.mark.skipif(not hasattr(onnx.ModelProto(), "configuration"), reason="newer than this onnx")
+def test_distribution_over_devices_is_refused(tmp_path: Path) -> None:
+    proto = good(ir_version=11)
+    proto.configuration.add(name="two", num_devices=2)
+    assert "several devices" in refused(put(tmp_path, proto))
+    proto = good(ir_version=11)
+    proto.graph.node[0].device_configurations.add(configuration_id="two")
+    assert "several devices of node 'conv_c'" in refused(put(tmp_path, proto))
+
+
 class TestWeightsOutside:
     """Weights in another file: only in the folder of the model, and only if all are there."""
 

@@ -23,7 +23,10 @@ IMAGE = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
 # Each has a file in bad_models that is refused.
 REFUSED = ("ModelProto.training_info", "TrainingInfoProto.", "GraphProto.sparse_initializer",
            "AttributeProto.sparse_tensor", "SparseTensorProto.", "TypeProto.map_type", "Map.",
-           "TypeProto.opaque_type", "Opaque.", "TensorProto.segment", "Segment.")  # fmt: skip
+           "TypeProto.opaque_type", "Opaque.", "TensorProto.segment", "Segment.",
+           "ModelProto.configuration", "NodeProto.device_configurations", "DeviceConfiguration",
+           "NodeDeviceConfiguration", "ShardingSpec", "ShardedDim", "SimpleShardedDim",
+           "IntIntListEntry")  # fmt: skip
 # Other places for the data of a tensor; test_types_of_weights_stay and TestOutside use them.
 ENCODINGS = {
     f"TensorProto.{field}"
