@@ -129,6 +129,8 @@ def _visit(node: ir.Node, analysis: Analysis) -> None:
     if node.outputs[0].dtype is not None and not node.outputs[0].dtype.is_floating_point():
         return  # shapes and indices are computed with the same operators
     for reading in readings_of(node, analysis):
+        if any(analysis.constants.known(value) for value in reading.operands):
+            continue  # computed from constants alone, or a sum with one that has no axis
         forms: dict[ir.Value, Form] = {}
         for parts in combinations(reading, analysis):
             try:

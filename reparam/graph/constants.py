@@ -81,7 +81,7 @@ class Constants:
         import onnx_ir
 
         name = self.unused(base)
-        tensor = onnx_ir.tensor(np.ascontiguousarray(array), name=name)
+        tensor = onnx_ir.tensor(np.asarray(array, order="C"), name=name)
         value = onnx_ir.Value(
             name=name,
             shape=onnx_ir.Shape(array.shape),

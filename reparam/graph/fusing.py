@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from reparam.errors import NotFusibleError
+from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
 from reparam.graph.macs import Extent, Macs, Sizes, macs_of
-from reparam.graph.preparing import prepare, sweep
+from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep
 from reparam.graph.proving import Proof
 from reparam.graph.regions import KINDS, Ends, Region, choose
 from reparam.graph.rewriting import Writer
@@ -126,7 +126,7 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     options = options or Options()
     graph = model.graph
     report = GraphReport(operators_of(graph))
-    constants = Constants(graph)
+    constants, declared = Constants(graph), declared_shapes(graph)
     if constants.opset < OLDEST_OPSET:
         report.notices.append(
             f"nothing is fused in operator set {constants.opset}: before {OLDEST_OPSET}, operators "
@@ -142,8 +142,9 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
         if not _one_round(graph, constants, options, report, avoid):
             break
     report.count("unused initializers removed", sweep(model))
-    report.ops_after = operators_of(graph)
     report.macs_after = macs_of(graph)
+    restore_shapes(graph, declared)
+    report.ops_after = operators_of(graph)
     return report
 
 
@@ -193,6 +194,10 @@ def _rewrite(
     except NotFusibleError as error:
         writer.discard(graph)
         report.left.append(Left(where, region.kind, str(error)))
+        return None
+    except NotEquivalentError as error:
+        writer.discard(graph)
+        report.failed.append(Left(where, region.kind, str(error)))
         return None
     if not proof.holds:
         writer.discard(graph)

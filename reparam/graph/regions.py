@@ -167,7 +167,7 @@ def _region(output: ir.Value, form: Form, nodes: tuple[ir.Node, ...]) -> Region 
         assert part.node is not None
         costs[part.node] = part.cost
     before, after = sum(costs.values()), form.after
-    written = nodes_of(form)
+    written = nodes_of(form) or int(needs_a_node(form.source, output))
     saved = len(nodes) - written
     if form.shaped.geometry is not None and before == 0:
         return None  # pooling and padding without a kernel must not become a convolution
@@ -192,6 +192,12 @@ def nodes_of(form: Form) -> int:
     if shaped.geometry.kernel or is_gemm(form):
         return 1
     return 1 if shaped.zero_bias else 2
+
+
+def needs_a_node(source: ir.Value, output: ir.Value) -> bool:
+    """Whether a source that is the output already cannot take its name: it has to keep its own."""
+    own = source.producer() is None or source.is_graph_output()
+    return own and output.is_graph_output()
 
 
 def is_gemm(form: Form) -> bool:

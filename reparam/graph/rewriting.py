@@ -11,7 +11,7 @@ import numpy as np
 from reparam.conv.geometry import Geometry
 from reparam.conv.operators import Array, Conv
 from reparam.conv.rounding import round_once
-from reparam.errors import NotFusibleError
+from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph import readers
 from reparam.graph.computing import numbers_of
 from reparam.graph.constants import Constants
@@ -19,7 +19,7 @@ from reparam.graph.evaluation_calls import NotEvaluableError
 from reparam.graph.forms import Form
 from reparam.graph.numbers import Numbers, Pointwise, Transposed
 from reparam.graph.proving import Proof, prove
-from reparam.graph.regions import Region, is_gemm
+from reparam.graph.regions import Region, is_gemm, needs_a_node
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -63,6 +63,7 @@ class Writer:
 
         Raises:
             NotFusibleError: a weight does not fit the dtype, or is not finite.
+            NotEquivalentError: the numbers are not of what was foreseen.
         """
         form = self.region.form
         self.dtype = _float_of(self.region)
@@ -185,16 +186,22 @@ class Writer:
 
         def operand(what: str, array: Array) -> ir.Value:
             shape = (array.size, *(1,) * trailing) if array.ndim else ()
-            return self._constant(what, array.reshape(shape))
+            return self._constant(what, np.asarray(array).reshape(shape))
 
         if (numbers.scale != 1).any():
             value = self._node("Mul", [value, operand("scale", numbers.scale)])
         if (numbers.shift != 0).any():
             self._node("Add", [value, operand("shift", numbers.shift)])
+        if not self.nodes and needs_a_node(self.source, self.region.output):
+            self._node("Identity", [value])
 
 
 def _audit(form: Form, numbers: Numbers) -> None:
-    """Hold the numbers against what was foreseen without them."""
+    """Hold the numbers against what was foreseen without them.
+
+    Raises:
+        NotEquivalentError: they differ; nothing is swapped then.
+    """
     geometry = form.shaped.geometry
     if isinstance(numbers, Conv) and geometry is not None:
         found = Geometry.of(numbers)
@@ -209,9 +216,14 @@ def _audit(form: Form, numbers: Numbers) -> None:
                 ((0, 0),),
                 geometry.groups,
             )
-        assert found == geometry, f"foreseen {geometry}, computed {found}"
-        return
-    assert (geometry is None) != isinstance(numbers, Conv)
+        if found == geometry:
+            return
+        raise NotEquivalentError(
+            "the convolution computed is not the one foreseen",
+            found=f"{found}; foreseen {geometry}",
+        )
+    if (geometry is None) == isinstance(numbers, Conv):
+        raise NotEquivalentError("there is a kernel where none was foreseen, or none where one was")
 
 
 def _float_of(region: Region) -> np.dtype[Any]:
