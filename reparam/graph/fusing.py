@@ -168,7 +168,7 @@ def _one_round(
     replaced: dict[ir.Value, ir.Value] = {}
     for region in chosen:
         source = replaced.get(region.form.source, region.form.source)
-        extent = sizes.of(region.form.source, region.form.shaped.axis)
+        extent = sizes.of(source, region.form.shaped.axis)
         result = _rewrite(graph, region, constants, source, extent, report)
         if result is not None:
             replaced[region.output] = result
