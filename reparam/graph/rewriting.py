@@ -11,13 +11,13 @@ import numpy as np
 from reparam.conv.geometry import Geometry
 from reparam.conv.operators import Array, Conv
 from reparam.conv.rounding import round_once
-from reparam.errors import NotFusibleError
+from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph import readers
 from reparam.graph.computing import numbers_of
 from reparam.graph.constants import Constants
 from reparam.graph.evaluation_calls import NotEvaluableError
 from reparam.graph.forms import Form
-from reparam.graph.numbers import Numbers, Pointwise, Transposed
+from reparam.graph.numbers import Kept, Numbers, Pointwise
 from reparam.graph.proving import Proof, prove
 from reparam.graph.regions import Region, is_gemm, needs_a_node
 
@@ -63,6 +63,7 @@ class Writer:
 
         Raises:
             NotFusibleError: a weight does not fit the dtype, or is not finite.
+            NotEquivalentError: the numbers are not of what was foreseen.
         """
         form = self.region.form
         self.dtype = _float_of(self.region)
@@ -73,8 +74,8 @@ class Writer:
                 self._conv(numbers)
             else:
                 self._linear(numbers, form)
-        elif isinstance(numbers, Transposed):
-            self._transposed(numbers, form)
+        elif isinstance(numbers, Kept):
+            self._kept(numbers, form)
         else:
             self._pointwise(numbers, form)
 
@@ -166,13 +167,13 @@ class Writer:
         if conv.bias.any():
             self._node("Add", [product, self._constant("bias", conv.bias)])
 
-    def _transposed(self, numbers: Transposed, form: Form) -> None:
-        first = next(part.node for part in form.behind() if part.shaped.transposed and part.cost)
+    def _kept(self, numbers: Kept, form: Form) -> None:
+        first = next(part.node for part in form.behind() if part.shaped.opaque and part.cost)
         assert first is not None
         inputs = [self.source, self._constant("weight", numbers.weight)]
         if numbers.bias.any():
             inputs.append(self._constant("bias", numbers.bias))
-        value = self._node("ConvTranspose", inputs)
+        value = self._node(first.op_type, inputs)
         node = value.producer()
         assert node is not None
         for attribute in first.attributes.values():
@@ -196,7 +197,11 @@ class Writer:
 
 
 def _audit(form: Form, numbers: Numbers) -> None:
-    """Hold the numbers against what was foreseen without them."""
+    """Hold the numbers against what was foreseen without them.
+
+    Raises:
+        NotEquivalentError: they differ; nothing is swapped then.
+    """
     geometry = form.shaped.geometry
     if isinstance(numbers, Conv) and geometry is not None:
         found = Geometry.of(numbers)
@@ -211,9 +216,14 @@ def _audit(form: Form, numbers: Numbers) -> None:
                 ((0, 0),),
                 geometry.groups,
             )
-        assert found == geometry, f"foreseen {geometry}, computed {found}"
-        return
-    assert (geometry is None) != isinstance(numbers, Conv)
+        if found == geometry:
+            return
+        raise NotEquivalentError(
+            "the convolution computed is not the one foreseen",
+            found=f"{found}; foreseen {geometry}",
+        )
+    if (geometry is None) == isinstance(numbers, Conv):
+        raise NotEquivalentError("there is a kernel where none was foreseen, or none where one was")
 
 
 def _float_of(region: Region) -> np.dtype[Any]:
