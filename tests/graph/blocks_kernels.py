@@ -82,6 +82,14 @@ def _(g: GraphBuilder) -> None:
     g.output(cross(g, g.input("x", _IMAGE), padding=2, stride=2))
 
 
+@block("ACBlock that crops", "18", "3 Conv, 3 BN, 2 Slice, 2 Add", "Conv")
+def _(g: GraphBuilder) -> None:
+    x = g.input("x", _IMAGE)
+    column = g.bn(g.conv(g.slice(x, 1, -1, axis=3), 8, (3, 1)))
+    row = g.bn(g.conv(g.slice(x, 1, -1, axis=2), 8, (1, 3)))
+    g.output(g.add(g.bn(g.conv(x, 8, 3)), column, row))
+
+
 @block("ACBlock of PaddleSlim", "18b", "3 Conv, 3 BN, 2 Add", "Conv")
 def _(g: GraphBuilder) -> None:
     g.output(cross(g, g.input("x", _IMAGE), 5, padding=2))
@@ -103,6 +111,22 @@ def _(g: GraphBuilder) -> None:
     wide = g.bn(g.conv(first, 8, 3))
     mean = g.bn(g.average_pool(second, 3))
     g.output(g.relu(g.add(conv_bn(g, x, 8, 3), conv_bn(g, x, 8, 1), wide, mean)))
+
+
+def bordered(g: GraphBuilder, y: Value, shift: np.ndarray) -> Value:
+    """BNAndPadLayer of DBB by Concat: ``shift`` around ``y`` (1, 8, 6, 6)."""
+    side, top = (
+        g.constant(np.broadcast_to(shift.reshape(1, 8, 1, 1), (1, 8, *size)))
+        for size in ((6, 1), (1, 8))
+    )
+    return g.concat(top, g.concat(side, y, side, axis=3), top, axis=2)
+
+
+@block("DiverseBranchBlock, a border of constants", "19", "3 Conv, 2 BN, 2 Concat, Add", "Conv")
+def _(g: GraphBuilder) -> None:
+    x, shift = g.input("x", (1, 8, 6, 6)), g.rng().normal(size=8)
+    y = bordered(g, g.conv(x, 8, 1, bias=g.constant(shift)), shift)
+    g.output(g.add(conv_bn(g, x, 8, 3), g.bn(g.conv(y, 8, 3))))
 
 
 @block("DiverseBranchBlock, nothing padded", "19", "4 Conv, 5 BN, AveragePool, 2 Add", "Conv")
