@@ -113,20 +113,36 @@ def _(g: GraphBuilder) -> None:
     g.output(g.relu(g.add(conv_bn(g, x, 8, 3), conv_bn(g, x, 8, 1), wide, mean)))
 
 
-def bordered(g: GraphBuilder, y: Value, shift: np.ndarray) -> Value:
-    """BNAndPadLayer of DBB by Concat: ``shift`` around ``y`` (1, 8, 6, 6)."""
-    side, top = (
-        g.constant(np.broadcast_to(shift.reshape(1, 8, 1, 1), (1, 8, *size)))
-        for size in ((6, 1), (1, 8))
-    )
-    return g.concat(top, g.concat(side, y, side, axis=3), top, axis=2)
+def border(g: GraphBuilder, y: Value, shift: np.ndarray, *, scattered: bool) -> Value:
+    """BNAndPadLayer of DBB: ``shift`` around ``y`` (1, 8, 6, 6), written into a zero border."""
+    if not scattered:
+        side, top = (np.broadcast_to(shift.reshape(1, 8, 1, 1), (1, 8, *size))
+                     for size in ((6, 1), (1, 8)))  # fmt: skip
+        rows = g.concat(g.constant(side), y, g.constant(side), axis=3)
+        return g.concat(g.constant(top), rows, g.constant(top), axis=2)
+    padded = g.pad(y, 1)
+    grid = np.stack(np.meshgrid([0], range(8), range(8), range(8), indexing="ij"), -1)
+    for cut in ((slice(0, 1), ...), (slice(7, 8), ...)):
+        rows = grid[:, :, cut[0]]
+        columns = grid[:, :, :, cut[0]]
+        for indices in (rows, columns):
+            values = np.broadcast_to(shift.reshape(1, 8, 1, 1), indices.shape[:-1])
+            index = g.constant(indices.copy(), "initializer")
+            padded = g.node("ScatterND", padded, index, g.constant(values.copy()))
+    return padded
+
+
+def padded_with_its_bias(g: GraphBuilder, *, scattered: bool) -> None:
+    x = g.input("x", (1, 8, 6, 6))
+    shift = g.rng().normal(size=8)
+    bias = g.constant(shift)
+    y = border(g, g.conv(x, 8, 1, bias=bias), shift, scattered=scattered)
+    g.output(g.add(conv_bn(g, x, 8, 3), g.bn(g.conv(y, 8, 3))))
 
 
 @block("DiverseBranchBlock, a border of constants", "19", "3 Conv, 2 BN, 2 Concat, Add", "Conv")
 def _(g: GraphBuilder) -> None:
-    x, shift = g.input("x", (1, 8, 6, 6)), g.rng().normal(size=8)
-    y = bordered(g, g.conv(x, 8, 1, bias=g.constant(shift)), shift)
-    g.output(g.add(conv_bn(g, x, 8, 3), g.bn(g.conv(y, 8, 3))))
+    padded_with_its_bias(g, scattered=False)
 
 
 @block("DiverseBranchBlock, nothing padded", "19", "4 Conv, 5 BN, AveragePool, 2 Add", "Conv")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from tests.graph.blocks_kernels import bordered, equal_shift
-from tests.graph.builder import GraphBuilder, Value
+from tests.graph.blocks_kernels import border, equal_shift, padded_with_its_bias
+from tests.graph.builder import GraphBuilder
 from tests.graph.cases import Registry, conv_bn
 
 POSITIONS = Registry()
@@ -214,26 +212,12 @@ def _(g: GraphBuilder) -> None:
     g.output(g.add(wide, g.bn(g.conv(x, 8, 1, stride=2))))
 
 
-def scattered(g: GraphBuilder, y: Value, shift: np.ndarray) -> Value:
-    """BNAndPadLayer of DBB as PyTorch exports it: ``shift`` written around ``y`` (1, 8, 6, 6)."""
-    padded = g.pad(y, 1)
-    grid = np.stack(np.meshgrid([0], range(8), range(8), range(8), indexing="ij"), -1)
-    for side in (slice(0, 1), slice(7, 8)):
-        for indices in (grid[:, :, side], grid[:, :, :, side]):
-            values = np.broadcast_to(shift.reshape(1, 8, 1, 1), indices.shape[:-1])
-            index = g.constant(indices.copy(), "initializer")
-            padded = g.node("ScatterND", padded, index, g.constant(values.copy()))
-    return padded
-
-
 @miss("DBB's border by ScatterND", "19", "3 Conv, 2 BN, Pad, 4 ScatterND, Add",
       "3 Conv, Pad, 4 ScatterND, Add",
       "exact, but ScatterND of a constant border is no rule",
       since=11)  # fmt: skip
 def _(g: GraphBuilder) -> None:
-    x, shift = g.input("x", (1, 8, 6, 6)), g.rng().normal(size=8)
-    y = scattered(g, g.conv(x, 8, 1, bias=g.constant(shift)), shift)
-    g.output(g.add(conv_bn(g, x, 8, 3), g.bn(g.conv(y, 8, 3))))
+    padded_with_its_bias(g, scattered=True)
 
 
 @miss("another vector around than the bias", "19", "3 Conv, 2 BN, 2 Concat, Add",
@@ -242,7 +226,7 @@ def _(g: GraphBuilder) -> None:
     x, shift = g.input("x", (1, 8, 6, 6)), g.rng().normal(size=8)
     y = g.conv(x, 8, 1, bias=g.constant(shift))
     shift[5] += 0.5
-    y = bordered(g, y, shift)
+    y = border(g, y, shift, scattered=False)
     g.output(g.add(conv_bn(g, x, 8, 3), g.bn(g.conv(y, 8, 3))))
 
 
@@ -252,6 +236,12 @@ def _(g: GraphBuilder) -> None:
     x = g.input("x", (None, 8, 14, 14))
     late = g.slice(conv_bn(g, x, 8, 3), 1, 14, axis=2)
     g.output(g.add(late, conv_bn(g, g.slice(x, 1, 14, axis=2), 8, 3)))
+
+
+@miss("zeros around what a convolution gives", "2", "Conv, Pad", "Conv, Pad",
+      "one convolution that pads would multiply zeros around the image")  # fmt: skip
+def _(g: GraphBuilder) -> None:
+    g.output(g.pad(g.conv(g.input("x", (1, 8, 14, 14)), 8, 1), 1))
 
 
 @miss("a transposed and a plain convolution", "1", "Conv, ConvTranspose, 2 BN, Add",
