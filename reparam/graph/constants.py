@@ -121,7 +121,8 @@ class Constants:
     def take_name(self, value: ir.Value, other: ir.Value) -> None:
         """Name a new initializer after one that nothing reads any more, which goes."""
         name = other.name
-        assert name is not None and not other.uses()  # the caller has looked
+        assert name is not None
+        assert not other.uses()  # the caller has looked
         del self._graph.initializers[name]
         value.name = name
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from reparam.conv.rounding import BFLOAT16, bfloat16_bits, round_once
 from reparam.errors import NotFusibleError
+from reparam.graph import readers
 from reparam.graph.constants import Constants
 from reparam.graph.evaluation_calls import Array, Call, Inputs, NotEvaluableError, call_of
 from reparam.graph.evaluation_rules import RULES
@@ -39,12 +40,17 @@ _FLOATS = ("float64", "float32", "float16", BFLOAT16)
 _MOVING = frozenset(
     {"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze"}
 ) | frozenset({"Transpose", "Unsqueeze", "Where"})
-_SMOOTH = frozenset(
-    {"Abs", "Add", "Clip", "Cos", "Div", "Erf", "Exp", "Log", "MatMul", "Max", "Mean", "Min"}
-) | frozenset(
-    {"Mul", "Neg", "Pow", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}
-) | frozenset({"Relu", "Sigmoid", "Sin", "Softmax", "Softplus", "Sqrt", "Sub", "Sum", "Tanh"})
+_SMOOTH = (
+    frozenset(
+        {"Abs", "Add", "Clip", "Cos", "Div", "Erf", "Exp", "Log", "MatMul", "Max", "Mean", "Min"}
+    )
+    | frozenset(
+        {"Mul", "Neg", "Pow", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}
+    )
+    | frozenset({"Relu", "Sigmoid", "Sin", "Softmax", "Softplus", "Sqrt", "Sub", "Sum", "Tanh"})
+)
 _JUMPING = frozenset({"And", "Ceil", "Equal", "Floor", "Greater", "Less", "Not", "Or"})
+_CASTING = frozenset({"Cast", "CastLike"})
 _COUNTING = frozenset({"ConstantOfShape", "Range", "Shape", "Size"})
 
 
@@ -118,6 +124,10 @@ class Folder:
     def _fold(self, node: ir.Node) -> bool:
         if not self._reads_constants_alone(node) or not self._may_go(node):
             return False
+        if node.op_type == "Identity" and node.inputs[0] is not None:
+            node.outputs[0].replace_all_uses_with(node.inputs[0])  # one weight, not two alike
+            self._graph.remove(node, safe=True)
+            return True
         try:
             call = call_of(node, self._constants.opset)
             growth = self._growth(node, call)
@@ -136,7 +146,7 @@ class Folder:
         return True
 
     def _reads_constants_alone(self, node: ir.Node) -> bool:
-        known = _MOVING | _SMOOTH | _JUMPING | _COUNTING | {"Cast"}
+        known = _MOVING | _SMOOTH | _JUMPING | _COUNTING | _CASTING
         return (
             node.op_type in known
             and node.domain in ("", "ai.onnx")
@@ -155,7 +165,7 @@ class Folder:
         inputs = [self._constants.shape(value) for value in node.inputs]
         shapes = [shape for shape in inputs if shape is not None]
         small = [self._small(value) for value in node.inputs]
-        size = max(_item_size(value, call) for value in node.inputs)
+        size = max(_item_size(value, node) for value in node.inputs)
         made = size * elements(call, shapes, small)
         freed = sum(
             value.const_value.nbytes
@@ -185,8 +195,8 @@ class Folder:
                 return [_Made(array) for array in moved]
             exact = _applied(call, self._exact(node, stored))
             return [_Made(*pair) for pair in zip(moved, exact, strict=True)]
-        if call.operator == "Cast":
-            return [self._cast(node, call, stored[0], rounded)]
+        if call.operator in _CASTING:
+            return [self._cast(node, stored[0], rounded)]
         if call.operator in _JUMPING and rounded:
             raise NotEvaluableError("rounding may have carried an input over a jump")
         return self._computed(node, call, stored, rounded)
@@ -214,9 +224,10 @@ class Folder:
             made.append(_Made(narrow, None if same else array))
         return made
 
-    def _cast(self, node: ir.Node, call: Call, stored: Array | None, rounded: bool) -> _Made:
-        assert stored is not None and node.inputs[0] is not None
-        target = _element_type(call.int("to", 0))
+    def _cast(self, node: ir.Node, stored: Array | None, rounded: bool) -> _Made:
+        assert stored is not None
+        assert node.inputs[0] is not None
+        target = _element_type(node)
         if target.name in _FLOATS:
             if not _is_float(stored):
                 exact = stored.astype(np.float64)
@@ -255,12 +266,12 @@ def _range(_: Call, inputs: Inputs) -> Array:
     return np.arange(start, limit, delta, dtype=np.int64)
 
 
-def _item_size(value: ir.Value | None, call: Call) -> float:
+def _item_size(value: ir.Value | None, node: ir.Node) -> float:
     """Return how many bytes an element takes that is made of those of ``value``, at most."""
-    if call.operator in _COUNTING:
+    if node.op_type in _COUNTING:
         return 8
-    if call.operator == "Cast":
-        return _element_type(call.int("to", 0)).itemsize
+    if node.op_type in _CASTING:
+        return _element_type(node).itemsize
     return 0 if value is None or value.const_value is None else value.const_value.dtype.itemsize
 
 
@@ -287,10 +298,12 @@ def _dtype(node: ir.Node, stored: Inputs) -> np.dtype[Any]:
     return first.dtype
 
 
-def _element_type(number: int) -> np.dtype[Any]:
+def _element_type(node: ir.Node) -> np.dtype[Any]:
+    """Return the dtype that a Cast makes."""
     import onnx_ir
 
-    target = onnx_ir.DataType(number).numpy()
+    like = node.inputs[1].dtype if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    target = onnx_ir.DataType(readers.integer(node, "to", int(like or 0))).numpy()
     if target.name not in _FLOATS and target.kind not in "iub":
         raise NotEvaluableError(f"a Cast to {target}")
     return target

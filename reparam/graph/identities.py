@@ -104,8 +104,6 @@ def _always(_: ir.Node, __: Constants) -> bool:
 
 
 def _dropout(node: ir.Node, constants: Constants) -> bool:
-    if constants.opset < 7:
-        return not readers.integer(node, "is_test", 0) == 0
     mode = node.inputs[2] if len(node.inputs) > 2 else None
     if mode is None:
         return True
