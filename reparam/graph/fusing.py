@@ -12,6 +12,7 @@ from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
 from reparam.graph.macs import Extent, Macs, Sizes, macs_of
+from reparam.graph.passes import check_names
 from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep
 from reparam.graph.proving import Proof
 from reparam.graph.regions import KINDS, Ends, Region, choose
@@ -124,6 +125,7 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     A region is swapped only after it was proved, on probes in float64, to be the same function.
     """
     options = options or Options()
+    check_names(options.without)
     graph = model.graph
     report = GraphReport(operators_of(graph))
     constants, declared = Constants(graph), declared_shapes(graph)
@@ -141,7 +143,8 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     for _ in range(ROUNDS):
         if not _one_round(graph, constants, options, report, avoid):
             break
-    report.count("unused initializers removed", sweep(model))
+    if "dead-nodes" not in options.without:
+        report.count("unused initializers removed", sweep(model))
     report.macs_after = macs_of(graph)
     restore_shapes(graph, declared)
     report.ops_after = operators_of(graph)
