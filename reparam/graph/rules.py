@@ -181,7 +181,7 @@ def _split(node: ir.Node, _: Constants) -> list[Reading]:
 
 def _slice(node: ir.Node, constants: Constants) -> list[Reading]:
     value = node.inputs[0]
-    starts, ends, axes, steps = _bounds(node, constants)
+    starts, ends, axes, steps = bounds_of(node, constants)
     if value is None or len(starts) != 1 or set(steps) != {1}:
         return []
     axis = _channel_axis(value, axes[0])
@@ -194,7 +194,7 @@ def _slice(node: ir.Node, constants: Constants) -> list[Reading]:
     return _one(node, value, Picking(start, stop - start, axis))
 
 
-def _bounds(node: ir.Node, constants: Constants) -> Iterator[tuple[int, ...]]:
+def bounds_of(node: ir.Node, constants: Constants) -> Iterator[tuple[int, ...]]:
     """Return starts, ends, axes and steps of a Slice."""
     if constants.opset < 10:
         given = [readers.integers(node, name) for name in ("starts", "ends", "axes")]
