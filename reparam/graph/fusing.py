@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
+from reparam.graph.macs import Extent, Macs, Sizes, macs_of
 from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep
 from reparam.graph.proving import Proof
 from reparam.graph.regions import KINDS, Ends, Region, choose
@@ -54,6 +55,7 @@ class Fused:
         macs_after: the same.
         ratio: the largest difference on the probes, over its bound.
         kernel: of the convolution, if that is what it became.
+        extent: positions of the source in one image, None where they are not known.
     """
 
     where: str
@@ -65,6 +67,7 @@ class Fused:
     macs_after: float
     ratio: float
     kernel: tuple[int, ...] = ()
+    extent: Extent | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class GraphReport:
     Attributes:
         ops_before: nodes of each operator as it came.
         ops_after: the same as it is.
+        macs_before: of the convolutions and matrix products as they came, for one image.
+        macs_after: the same as they are.
         fused: regions that were rewritten.
         left: regions that cannot be written down, or of which there is no saying.
         failed: regions whose proof found another function; they are as they were.
@@ -93,6 +98,8 @@ class GraphReport:
 
     ops_before: dict[str, int]
     ops_after: dict[str, int] = field(default_factory=dict)
+    macs_before: Macs = field(default_factory=Macs)
+    macs_after: Macs = field(default_factory=Macs)
     fused: list[Fused] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     failed: list[Left] = field(default_factory=list)
@@ -126,13 +133,16 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
             "broadcast and normalise by other rules"
         )
         report.ops_after = dict(report.ops_before)
+        report.macs_before = report.macs_after = macs_of(graph)
         return report
     prepare(model, constants, options, report)
+    report.macs_before = macs_of(graph)
     avoid: set[Ends] = set()
     for _ in range(ROUNDS):
         if not _one_round(graph, constants, options, report, avoid):
             break
     report.count("unused initializers removed", sweep(model))
+    report.macs_after = macs_of(graph)
     restore_shapes(graph, declared)
     report.ops_after = operators_of(graph)
     return report
@@ -154,10 +164,12 @@ def _one_round(
     analysis = analyse(graph, constants)
     kinds = [kind for kind in KINDS if kind not in options.without]
     chosen = choose(graph, analysis, allow_macs=options.allow_macs, kinds=kinds, avoid=avoid)
+    sizes = Sizes()
     replaced: dict[ir.Value, ir.Value] = {}
     for region in chosen:
         source = replaced.get(region.form.source, region.form.source)
-        result = _rewrite(graph, region, constants, source, report)
+        extent = sizes.of(source, region.form.shaped.axis)
+        result = _rewrite(graph, region, constants, source, extent, report)
         if result is not None:
             replaced[region.output] = result
         else:
@@ -166,7 +178,12 @@ def _one_round(
 
 
 def _rewrite(
-    graph: ir.Graph, region: Region, constants: Constants, source: ir.Value, report: GraphReport
+    graph: ir.Graph,
+    region: Region,
+    constants: Constants,
+    source: ir.Value,
+    extent: Extent | None,
+    report: GraphReport,
 ) -> ir.Value | None:
     """Return what stands in the place of a region; None where it was left."""
     where = str(region.output.name)
@@ -186,7 +203,7 @@ def _rewrite(
         writer.discard(graph)
         report.failed.append(Left(where, region.kind, _reason(proof)))
         return None
-    report.fused.append(_fused(region, writer, source, proof))
+    report.fused.append(_fused(region, writer, source, extent, proof))
     report.flushed += writer.flushed
     return writer.splice(graph)
 
@@ -197,7 +214,9 @@ def _reason(proof: Proof) -> str:
     )
 
 
-def _fused(region: Region, writer: Writer, source: ir.Value, proof: Proof) -> Fused:
+def _fused(
+    region: Region, writer: Writer, source: ir.Value, extent: Extent | None, proof: Proof
+) -> Fused:
     geometry = region.form.shaped.geometry
     return Fused(
         where=str(region.output.name),
@@ -209,4 +228,5 @@ def _fused(region: Region, writer: Writer, source: ir.Value, proof: Proof) -> Fu
         macs_after=region.after,
         ratio=proof.ratio,
         kernel=geometry.kernel if geometry is not None else (),
+        extent=extent,
     )
