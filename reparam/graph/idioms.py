@@ -177,7 +177,7 @@ def _is_vector(constants: Constants, value: ir.Value | None) -> bool:
     return shape is not None and len(shape) >= 1 and max(shape, default=1) > 1
 
 
-_MATCHES: dict[str, tuple[str, Callable[["ir.Node", Constants], "Nodes | None"]]] = {
+_MATCHES: dict[str, tuple[str, Callable[[ir.Node, Constants], Nodes | None]]] = {
     "Erf": ("GELU", _gelu),
     "Sigmoid": ("quick GELU", _quick_gelu),
     "Sqrt": ("layer normalisation", _normalisation),

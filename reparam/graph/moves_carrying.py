@@ -287,7 +287,7 @@ def _average_pool(node: ir.Node, scaling: Scaling, _: Constants, __: bool) -> Sc
     return _pooled(scaling)
 
 
-def _global_pool(node: ir.Node, scaling: Scaling, _: Constants, __: bool) -> Scaling:
+def _global_pool(_node: ir.Node, scaling: Scaling, _: Constants, __: bool) -> Scaling:
     return _pooled(scaling)
 
 

@@ -137,7 +137,8 @@ class Plan:
 
     def _constant(self, node: ir.Node, index: int, array: Array) -> ir.Value:
         old = node.inputs[index]
-        assert old is not None and old.const_value is not None  # its law was read
+        assert old is not None  # its law was read
+        assert old.const_value is not None
         dtype = old.const_value.dtype.numpy()
         if dtype.name not in FLOATS:
             raise NotFusibleError(f"the dtype {dtype} is not one that weights are kept in")
@@ -154,7 +155,7 @@ class Plan:
         Raises:
             NotFusibleError: there is no saying.
         """
-        sources = self._sources()
+        sources = self.sources()
         shapes = [tuple(size if isinstance(size, int) else None for size in value.shape or ())
                   for value in sources]  # fmt: skip
         proofs = []
@@ -171,7 +172,12 @@ class Plan:
                 ) from error
         return max(proofs, key=lambda proof: (not proof.holds, proof.ratio))
 
-    def _sources(self) -> list[ir.Value]:
+    def sources(self) -> list[ir.Value]:
+        """Return what the nodes read from outside, constants apart.
+
+        Raises:
+            NotFusibleError: it is nothing that a probe can be.
+        """
         inside = {output for node in self.old for output in node.outputs}
         found: dict[ir.Value, None] = {}
         for node in self.old:
@@ -225,6 +231,18 @@ class Plan:
                 node.replace_input_with(index, None)
         for value in self._made:
             self.graph.initializers.pop(value.name or "", None)
+
+    def is_provable(self) -> bool:
+        """Whether probes can stand for all that the nodes read."""
+        try:
+            self.sources()
+        except NotFusibleError:
+            return False
+        return True
+
+    def macs(self) -> float:
+        """Return the MACs of what is written anew, at one position of each; they stay."""
+        return sum(change.form.before for change in self._changes if change.form is not None)
 
     def counts(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
         """Return how many nodes of each operator there were, and are, copies apart."""
