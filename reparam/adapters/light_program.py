@@ -14,6 +14,7 @@ import io
 import json
 import struct
 from collections.abc import Collection, Iterator
+from math import prod
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +28,7 @@ LIGHT = 1 << 16
 _READERS = {"1.conv2d": 1, "1.depthwise_conv2d": 1, "1.matmul": 1}  # operator: operand
 _DTYPES = {"0.t_f32": ("float32", 4)}
 _CHUNK = 1 << 20
+_SIZES = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2}  # bytes, by type
 
 
 def lighten(source: Files, target: Files, light: int = LIGHT) -> set[str]:
@@ -74,6 +76,22 @@ def parameters_in(program: Path, parameters: Path) -> Iterator[tuple[str, bytes]
             yield name, kept.getvalue()
         if stream.read(1):
             raise ExportError("the parameters file holds more than the program has parameters")
+
+
+def described_in(parameters: Path) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield what a parameters file says of each array in it: its type, as Paddle counts, its shape.
+
+    Raises:
+        ExportError: the file is not as paddle writes it, or is cut short.
+    """
+    size = parameters.stat().st_size
+    with parameters.open("rb") as stream:
+        while stream.tell() < size:
+            kind, shape = _described(_read_head(stream)[1])
+            stream.seek(prod(shape) * _SIZES[kind], 1)
+            yield kind, shape
+        if stream.tell() > size:
+            raise ExportError("the parameters file is truncated")
 
 
 def outputs_in(program: Path) -> list[tuple[str, tuple[int | None, ...], str]]:
@@ -146,11 +164,7 @@ def _copy_tensor(source: IO[bytes], target: IO[bytes] | None, with_head: bool = 
 
     uint32 version, uint64 levels (0), uint32 version, int32 n, n bytes of a TensorDesc, values.
     """
-    head = source.read(20)
-    if len(head) != 20 or head[:16] != bytes(16):
-        raise ExportError("the parameters file is not as paddle 3.3 writes it")
-    (length,) = struct.unpack("<i", head[16:])
-    desc = source.read(length)
+    head, desc = _read_head(source)
     left = _values(desc)
     if target is None:
         source.seek(left, 1)
@@ -165,22 +179,35 @@ def _copy_tensor(source: IO[bytes], target: IO[bytes] | None, with_head: bool = 
         left -= len(chunk)
 
 
-def _values(desc: bytes) -> int:
-    """Return the bytes of the values that a TensorDesc announces (1: data type, 2: dims)."""
-    sizes = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2}
+def _read_head(source: IO[bytes]) -> tuple[bytes, bytes]:
+    """Return what comes before the TensorDesc of an array, and that."""
+    head = source.read(20)
+    if len(head) != 20 or head[:16] != bytes(16):
+        raise _unknown_file()
+    (length,) = struct.unpack("<i", head[16:])
+    return head, source.read(max(length, 0))
+
+
+def _described(desc: bytes) -> tuple[int, tuple[int, ...]]:
+    """Return the type and the shape that a TensorDesc announces (1: data type, 2: dims)."""
     numbers = list(_varints(desc))
-    total = 1
-    kind = None
-    for field, number in zip(numbers[::2], numbers[1::2], strict=True):
-        if field == 0x08:
-            kind = number
-        elif field == 0x10:
-            total *= number
-        else:
-            raise ExportError("the parameters file is not as paddle 3.3 writes it")
-    if kind not in sizes:
+    if len(numbers) % 2 or set(numbers[::2]) - {0x08, 0x10}:
+        raise _unknown_file()
+    fields = list(zip(numbers[::2], numbers[1::2], strict=True))
+    kind = next((number for field, number in fields if field == 0x08), None)
+    if kind not in _SIZES:
         raise ExportError("the parameters file holds an array of an unknown type")
-    return total * sizes[kind]
+    return kind, tuple(number for field, number in fields if field == 0x10)
+
+
+def _values(desc: bytes) -> int:
+    """Return the bytes of the values that a TensorDesc announces."""
+    kind, shape = _described(desc)
+    return prod(shape) * _SIZES[kind]
+
+
+def _unknown_file() -> ExportError:
+    return ExportError("the parameters file is not as paddle 3.3 writes it")
 
 
 def _varints(data: bytes) -> Iterator[int]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from reparam.adapters.onnx_cleaning import import_onnx_ir
 from reparam.graph.constants import Constants
+from reparam.graph.folding import fold_constants
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -25,7 +26,11 @@ def prepare(model: ir.Model, constants: Constants, options: Options, report: Gra
     after = sum(node.op_type == "Constant" for node in graph)
     report.count("Constant nodes made initializers", before - after)
     sweep(model)
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    infer = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    infer(model)
+    while folded := fold_constants(graph, constants):  # a shape that is known makes others known
+        report.count("nodes computed from constants", folded)
+        infer(model)
 
 
 def sweep(model: ir.Model) -> int:

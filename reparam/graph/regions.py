@@ -183,7 +183,7 @@ def _region(output: ir.Value, form: Form, nodes: tuple[ir.Node, ...]) -> Region 
 def nodes_of(form: Form) -> int:
     """Return how many nodes write a form down."""
     shaped = form.shaped
-    if shaped.transposed is not None:
+    if shaped.opaque is not None:
         return 1
     if shaped.geometry is None:
         numbers = numbers_of(form)

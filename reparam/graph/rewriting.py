@@ -17,7 +17,7 @@ from reparam.graph.computing import numbers_of
 from reparam.graph.constants import Constants
 from reparam.graph.evaluation_calls import NotEvaluableError
 from reparam.graph.forms import Form
-from reparam.graph.numbers import Numbers, Pointwise, Transposed
+from reparam.graph.numbers import Kept, Numbers, Pointwise
 from reparam.graph.proving import Proof, prove
 from reparam.graph.regions import Region, is_gemm, needs_a_node
 
@@ -74,8 +74,8 @@ class Writer:
                 self._conv(numbers)
             else:
                 self._linear(numbers, form)
-        elif isinstance(numbers, Transposed):
-            self._transposed(numbers, form)
+        elif isinstance(numbers, Kept):
+            self._kept(numbers, form)
         else:
             self._pointwise(numbers, form)
 
@@ -167,13 +167,13 @@ class Writer:
         if conv.bias.any():
             self._node("Add", [product, self._constant("bias", conv.bias)])
 
-    def _transposed(self, numbers: Transposed, form: Form) -> None:
-        first = next(part.node for part in form.behind() if part.shaped.transposed and part.cost)
+    def _kept(self, numbers: Kept, form: Form) -> None:
+        first = next(part.node for part in form.behind() if part.shaped.opaque and part.cost)
         assert first is not None
         inputs = [self.source, self._constant("weight", numbers.weight)]
         if numbers.bias.any():
             inputs.append(self._constant("bias", numbers.bias))
-        value = self._node("ConvTranspose", inputs)
+        value = self._node(first.op_type, inputs)
         node = value.producer()
         assert node is not None
         for attribute in first.attributes.values():

@@ -23,6 +23,8 @@ LIGHT = (
     "reparam.conv",
     "reparam.equivalence",
     "reparam.example",
+    "reparam.graph",
+    "reparam.graph.fusing",
     "reparam.latency",
     "reparam.models",
     "reparam.models.recognition",
