@@ -26,11 +26,21 @@ def prepare(model: ir.Model, constants: Constants, options: Options, report: Gra
     after = sum(node.op_type == "Constant" for node in graph)
     report.count("Constant nodes made initializers", before - after)
     sweep(model)
-    infer = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
-    infer(model)
+    _infer(model)
     while folded := fold_constants(graph, constants):  # a shape that is known makes others known
         report.count("nodes computed from constants", folded)
-        infer(model)
+        _infer(model)
+
+
+def _infer(model: ir.Model) -> None:
+    """Infer shapes; initializers stay in their order, so that an unchanged graph stays as it is."""
+    passes: Any = import_onnx_ir().passes.common
+    initializers = model.graph.initializers
+    order = {name: index for index, name in enumerate(initializers)}
+    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    values = sorted(initializers.items(), key=lambda item: order[item[0]])
+    initializers.clear()
+    initializers.update(values)
 
 
 def sweep(model: ir.Model) -> int:
