@@ -121,7 +121,7 @@ def candidates(
         if form.after > allow_macs * form.before * (1 + 1e-9):
             continue  # what two branches share counts twice there, so this is no less than right
         nodes = closed(form, output, analysis, taken)
-        region = None if nodes is None else _region(output, form, nodes)
+        region = None if nodes is None else _region(output, form, nodes, allow_macs)
         if region is None or region.after > allow_macs * region.before * (1 + 1e-9):
             continue
         if _whole_image(form) <= allow_macs * (1 + 1e-9):
@@ -163,7 +163,9 @@ def _is_inside(node: ir.Node, output: ir.Value, inside: Collection[ir.Node]) -> 
     )
 
 
-def _region(output: ir.Value, form: Form, nodes: tuple[ir.Node, ...]) -> Region | None:
+def _region(
+    output: ir.Value, form: Form, nodes: tuple[ir.Node, ...], allow_macs: float
+) -> Region | None:
     costs: dict[ir.Node, float] = {}
     for part in form.behind():
         assert part.node is not None
@@ -176,7 +178,8 @@ def _region(output: ir.Value, form: Form, nodes: tuple[ir.Node, ...]) -> Region 
     if saved < 0 or (saved == 0 and after >= before):
         return None
     positions = _positions(form.source)
-    gain = positions * (before - after + NODE_COST * saved * _channels(form))
+    allowed = before * allow_macs  # what the caller allows is no loss
+    gain = positions * (allowed - after + NODE_COST * saved * _channels(form))
     if gain <= 0:
         return None
     return Region(output, form, nodes, _kind(nodes, form), before, after, written, gain)
