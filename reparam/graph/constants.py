@@ -28,10 +28,13 @@ class Constants:
         self.opset = int(graph.opset_imports.get("", 0))
         self._graph = graph
         self._exact: dict[ir.Value, Array] = {}
+        self._rounded: set[ir.Value] = set()
         self._room = _REMEMBERED
-        self._taken = {v.name for node in graph.all_nodes() for v in node.outputs}
-        self._taken |= {v.name for v in graph.inputs} | set(graph.initializers)
-        self._nodes = {node.name for node in graph.all_nodes()}
+        self._taken = _Names(v.name for node in graph.all_nodes() for v in node.outputs)
+        for scope in (graph, *graph.subgraphs()):  # a name inside must not be one outside too
+            self._taken.add(v.name for v in scope.inputs)
+            self._taken.add(scope.initializers)
+        self._nodes = _Names(node.name for node in graph.all_nodes())
 
     def known(self, value: ir.Value | None) -> bool:
         """Whether a value is the same in every run; an input may be overridden."""
@@ -78,9 +81,23 @@ class Constants:
             array: what is stored.
             exact: the same before it was rounded.
         """
+        return self._add(self.unused(base), array, exact)
+
+    def stand_in(self, value: ir.Value, array: Array, exact: Array | None = None) -> ir.Value:
+        """Put a new initializer of the same name in the place of what a node computes.
+
+        Args:
+            value: an output of a node that is taken out next.
+            array: what is stored.
+            exact: the same before it was rounded.
+        """
+        constant = self._add(value.name or self.unused("constant"), array, exact)
+        value.replace_all_uses_with(constant)
+        return constant
+
+    def _add(self, name: str, array: Array, exact: Array | None) -> ir.Value:
         import onnx_ir
 
-        name = self.unused(base)
         tensor = onnx_ir.tensor(np.asarray(array, order="C"), name=name)
         value = onnx_ir.Value(
             name=name,
@@ -89,24 +106,50 @@ class Constants:
             const_value=tensor,
         )
         self._graph.register_initializer(value)
-        if exact is not None and (exact.size <= _VECTOR or exact.size <= self._room):
+        if exact is None:
+            return value
+        self._rounded.add(value)
+        if exact.size <= _VECTOR or exact.size <= self._room:
             self._exact[value] = exact
             self._room -= exact.size
         return value
 
+    def is_rounded(self, value: ir.Value) -> bool:
+        """Whether a constant was computed here, and what is stored may be off by a rounding."""
+        return value in self._rounded
+
+    def take_name(self, value: ir.Value, other: ir.Value) -> None:
+        """Name a new initializer after one that nothing reads any more, which goes."""
+        name = other.name
+        assert name is not None
+        assert not other.uses()  # the caller has looked
+        del self._graph.initializers[name]
+        value.name = name
+
     def unused(self, base: str) -> str:
         """Return a name that nothing in the graph has, and take it."""
-        return _unused(base, self._taken)
+        return self._taken.unused(base)
 
     def unused_node(self, base: str) -> str:
         """Return a name that no node of the graph has, and take it."""
-        return _unused(base, self._nodes)
+        return self._nodes.unused(base)
 
 
-def _unused(base: str, taken: set[str | None]) -> str:
-    name, number = base, 0
-    while name in taken:
-        number += 1
-        name = f"{base}.{number}"
-    taken.add(name)
-    return name
+class _Names:
+    """Names that are taken. A new one costs the same, however many like it there are."""
+
+    def __init__(self, names: Iterable[str | None]) -> None:
+        self._taken = set(names)
+        self._last: dict[str, int] = {}
+
+    def add(self, names: Iterable[str | None]) -> None:
+        self._taken.update(names)
+
+    def unused(self, base: str) -> str:
+        name, number = base, self._last.get(base, 0)
+        while name in self._taken:
+            number += 1
+            name = f"{base}.{number}"
+        self._last[base] = number
+        self._taken.add(name)
+        return name
