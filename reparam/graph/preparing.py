@@ -37,6 +37,8 @@ def prepare(model: ir.Model, constants: Constants, options: Options, report: Gra
         report.count("nodes that change nothing bypassed", bypass_identities(graph, constants))
     if "global-pool" not in without:
         report.count("means over all positions made one", pool_globally(graph, constants))
+    if "dead-nodes" not in without:
+        sweep(model)  # what computed a shape that is known reads values, too
 
 
 def _fold(model: ir.Model, constants: Constants, report: GraphReport) -> None:
