@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
-from reparam.graph.macs import Extent, Macs, Sizes, macs_of
 from reparam.graph.idioms import idioms
+from reparam.graph.macs import Extent, Macs, Sizes, macs_of
 from reparam.graph.moves import Avoid, move
 from reparam.graph.passes import check_names
 from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep
