@@ -202,8 +202,9 @@ def _rewrite(
     where = str(region.output.name)
     writer = Writer(region, constants, source)
     try:
-        writer.write()
-        proof = writer.prove()
+        with constants.held():
+            writer.write()
+            proof = writer.prove()
     except NotFusibleError as error:
         writer.discard(graph)
         report.left.append(Left(where, region.kind, str(error)))

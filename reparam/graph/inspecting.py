@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reparam.graph.analysis import Analysis, analyse
+from reparam.graph.computing import numbers_of
 from reparam.graph.constants import Constants
 from reparam.graph.files import Opened, open_model
 from reparam.graph.fusing import OLDEST_OPSET, GraphReport, Options, operators_of
 from reparam.graph.macs import Extent, Sizes
+from reparam.graph.numbers import Pointwise
 from reparam.graph.preparing import prepare
 from reparam.graph.reasons import reasons_of
-from reparam.graph.regions import Region, choose, is_gemm, nodes_of
+from reparam.graph.regions import Region, choose, is_gemm, needs_a_node
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -192,11 +194,16 @@ def unfused_of(region: Region, sizes: Sizes) -> Unfused:
 def operators_after(region: Region) -> dict[str, int]:
     """Return what a region would become."""
     form, shaped = region.form, region.form.shaped
-    if shaped.transposed is not None:
-        return {"ConvTranspose": 1}
+    if shaped.opaque is not None:
+        kept = next(part.node for part in form.behind() if part.shaped.opaque and part.cost)
+        return {} if kept is None else {kept.op_type: 1}
     if shaped.geometry is None:
-        names = ["Mul", "Add"] if nodes_of(form) == 2 else ["Mul"]
-        return dict.fromkeys(names[: nodes_of(form)], 1)
+        numbers = numbers_of(form)  # of one number, or one for each channel
+        assert isinstance(numbers, Pointwise)
+        made = {"Mul": int((numbers.scale != 1).any()), "Add": int((numbers.shift != 0).any())}
+        if not any(made.values()) and needs_a_node(form.source, region.output):
+            return {"Identity": 1}
+        return {name: number for name, number in made.items() if number}
     if shaped.geometry.kernel:
         return {"Conv": 1}
     if is_gemm(form):

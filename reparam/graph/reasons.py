@@ -35,8 +35,9 @@ def form_text(form: Form) -> str:
     source, shaped = f"'{form.source.name}'", form.shaped
     if form.node is None:
         return "itself"
-    if shaped.transposed is not None:
-        return f"a transposed convolution of {source}"
+    if shaped.opaque is not None:
+        names = {part.node.op_type for part in form.behind() if part.node and part.cost}
+        return f"a {' or '.join(sorted(names))} of {source}, of which only outputs are changed"
     if shaped.geometry is None:
         added = "" if shaped.zero_bias else " and a shift"
         each = "" if shaped.axis is None else f" for each entry of axis {shaped.axis}"
