@@ -42,7 +42,21 @@ _MOVING = frozenset(
 ) | frozenset({"Transpose", "Unsqueeze", "Where"})
 _SMOOTH = (
     frozenset(
-        {"Abs", "Add", "Clip", "Cos", "Div", "Erf", "Exp", "Log", "MatMul", "Max", "Mean", "Min"}
+        {
+            "Abs",
+            "Add",
+            "Clip",
+            "Conv",
+            "Cos",
+            "Div",
+            "Erf",
+            "Exp",
+            "Log",
+            "MatMul",
+            "Max",
+            "Mean",
+            "Min",
+        }
     )
     | frozenset(
         {"Mul", "Neg", "Pow", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}

@@ -33,12 +33,18 @@ def prepare(model: ir.Model, constants: Constants, options: Options, report: Gra
         infer_shapes(model)
     else:
         _fold(model, constants, report)
-    if "identities" not in without:
-        report.count("nodes that change nothing bypassed", bypass_identities(graph, constants))
+    bypass(graph, constants, options, report)
     if "global-pool" not in without:
         report.count("means over all positions made one", pool_globally(graph, constants))
     if "dead-nodes" not in without:
         sweep(model)  # what computed a shape that is known reads values, too
+
+
+def bypass(graph: ir.Graph, constants: Constants, options: Options, report: GraphReport) -> bool:
+    """Take out what changes nothing; return whether there was any."""
+    count = 0 if "identities" in options.without else bypass_identities(graph, constants)
+    report.count("nodes that change nothing bypassed", count)
+    return count > 0
 
 
 def _fold(model: ir.Model, constants: Constants, report: GraphReport) -> None:

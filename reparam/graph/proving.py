@@ -109,6 +109,8 @@ def prove(
         NotEvaluableError: ``before`` has no meaning to the evaluator, or no bound.
     """
     sources, shapes = _paired(source, shape)
+    if not sources:
+        raise NotEvaluableError("nothing is read that a probe could be")
     constants = Constants(exact)
     old = Program(before, opset, constants)
     try:
