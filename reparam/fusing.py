@@ -19,9 +19,9 @@ def fuse(
 ) -> Fusion | GraphFusion:
     """Fuse a checkpoint or an ONNX file and write its deploy form, whole or not at all.
 
-    A name that ends in ``.onnx`` is an ONNX file, of any network; what it is fused with is
-    :func:`reparam.graph.pipeline.fuse_onnx`. Anything else is a checkpoint, for
-    :func:`reparam.checkpoint.pipeline.fuse`. The source is not changed.
+    A name that ends in ``.onnx`` is an ONNX file, of any network, for
+    :func:`reparam.graph.pipeline.fuse_onnx`; so is a static Paddle program. Anything else is a
+    checkpoint, for :func:`reparam.checkpoint.pipeline.fuse`. The source is not changed.
 
     Args:
         output: x.deploy.onnx for x.onnx, x.deploy.pdparams for x.pdparams and so on by default.
@@ -38,17 +38,27 @@ def fuse(
         TypeError: an option is not one of this kind of file.
     """
     source = Path(source)
-    is_graph = source.suffix == ".onnx"
-    own, other = (_OF_GRAPHS, _OF_CHECKPOINTS) if is_graph else (_OF_CHECKPOINTS, _OF_GRAPHS)
+    graph = is_graph(source)
+    own, other = (_OF_GRAPHS, _OF_CHECKPOINTS) if graph else (_OF_CHECKPOINTS, _OF_GRAPHS)
     for name in options:
         if name not in (*own, *_COMMON):
-            kind = "an ONNX file" if is_graph else "a checkpoint"
+            kind = "an ONNX file" if graph else "a checkpoint"
             said = f"is not an option of {kind}" if name in other else "is not an option"
             raise TypeError(f"fuse: '{name}' {said}")
-    if is_graph:
+    if graph:
         from reparam.graph.pipeline import fuse_onnx
 
         return fuse_onnx(source, output, **options)
     from reparam.checkpoint.pipeline import fuse as fuse_checkpoint
 
     return fuse_checkpoint(source, output, **options)
+
+
+def is_graph(path: Path) -> bool:
+    """Whether a path is that of an ONNX file or a static Paddle program; all else is a checkpoint.
+
+    Nothing is opened.
+    """
+    from reparam.adapters.static_models import is_static
+
+    return path.suffix == ".onnx" or is_static(path)

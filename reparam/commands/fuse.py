@@ -26,6 +26,7 @@ from reparam.commands.common import (
 )
 from reparam.commands.fuse_onnx import FOR_GRAPHS, GraphChoice, fuse_graph_file, graph_options
 from reparam.commands.model_options import WITHOUT_EFFECT, Choice, model_options
+from reparam.fusing import is_graph
 
 if TYPE_CHECKING:
     from reparam.commands.grid import Grid
@@ -101,12 +102,13 @@ def command(
     Needs no model code and no paddle. The input is not changed; everything outside blocks goes
     over bit for bit. A manifest beside the output says what was done.
 
-    CHECKPOINT may be an ONNX file: then every part of its graph that is one convolution becomes
-    that convolution, each proved by itself and the whole on onnxruntime, whatever the network is.
+    CHECKPOINT may be an ONNX file of any network: then every part of its graph that is one
+    convolution becomes that convolution, each proved by itself, and the whole on onnxruntime. Or
+    a static Paddle program (.json or .pdmodel beside its .pdiparams), which is converted first.
     """
     path = the_checkpoint(checkpoint)
     every: dict[str, Any] = {"strict": strict, "force": force, "dry_run": dry_run}
-    if path.suffix == ".onnx":
+    if is_graph(path):
         fuse_graph_file(path, output, graph, as_json, kind=kind, skip=skip, **every)
         return
     chosen = choice.of(path, prefix=prefix)

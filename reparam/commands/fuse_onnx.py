@@ -120,7 +120,9 @@ def _print(result: GraphFusion) -> None:
 
     console, report = stdout(), result.report
     if report.fused:
-        console.print(f"{result.source}: {len(report.fused):,} regions fused")
+        number = len(report.fused)
+        regions = "1 region" if number == 1 else f"{number:,} regions"
+        console.print(f"{result.source}: {regions} fused")
         console.print(_regions(result))
         if len(report.fused) > LISTED:
             more = len(report.fused) - LISTED

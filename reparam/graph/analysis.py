@@ -117,6 +117,23 @@ def analyse(graph: ir.Graph, constants: Constants, frozen: Collection[ir.Node] =
     return found
 
 
+def extend(analysis: Analysis, node: ir.Node, index: int) -> None:
+    """Take in a new node, at a position in the order of the graph."""
+    analysis.nodes[node] = index
+    for output in node.outputs:
+        analysis.values[output] = index
+    if analysis.is_linear(node):
+        _visit(node, analysis)
+
+
+def forget(analysis: Analysis, node: ir.Node) -> None:
+    """Undo :func:`extend`."""
+    analysis.nodes.pop(node)
+    for output in node.outputs:
+        analysis.values.pop(output)
+        analysis.forms.pop(output, None)
+
+
 def readings_of(node: ir.Node, analysis: Analysis) -> list[Reading]:
     """Return what a node reads and the laws of its outputs; a refusal is recorded."""
     try:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from reparam.conv.operators import given_away
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 Array = npt.NDArray[Any]
 
-_REMEMBERED = 1 << 23  # elements in all, 64 MB; vectors are remembered beyond it
+_REMEMBERED = 1 << 21  # elements in all, 16 MB; vectors are remembered beyond it
 _VECTOR = 1 << 14
 
 
@@ -28,6 +31,8 @@ class Constants:
         self.opset = int(graph.opset_imports.get("", 0))
         self._graph = graph
         self._exact: dict[ir.Value, Array] = {}
+        self._held: dict[ir.Value, Array] = {}
+        self._holding = False
         self._rounded: set[ir.Value] = set()
         self._room = _REMEMBERED
         self._taken = _Names(v.name for node in graph.all_nodes() for v in node.outputs)
@@ -54,17 +59,33 @@ class Constants:
 
     def exact(self, value: ir.Value) -> Array:
         """Return a constant in float64."""
-        found = self._exact.get(value)
+        found = self._exact.get(value, self._held.get(value))
         if found is None:
             stored = self.get(value)
             assert stored is not None  # the caller has asked whether it is known
-            return stored.astype(np.float64)
+            found = given_away(stored.astype(np.float64, order="C"))
+            if self._holding:
+                self._held[value] = found
         return found
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Read each constant once while one region is written and proved."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+            self._held.clear()
+
     def unrounded(self, nodes: Iterable[ir.Node]) -> dict[ir.Value, Array]:
-        """Return, of the constants that nodes read, those that were rounded here, as they were."""
-        read = (value for node in nodes for value in node.inputs if value is not None)
-        return {value: self._exact[value] for value in read if value in self._exact}
+        """Return, of the constants that nodes read, what need not be read again.
+
+        Among them are those that were rounded here, as they were before.
+        """
+        read = {value for node in nodes for value in node.inputs if value is not None}
+        known = (self._exact, self._held)
+        return {value: found[value] for value in read for found in known if value in found}
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...] | None:
         """Return the shape of a constant without reading it."""

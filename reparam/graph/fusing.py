@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
+from reparam.graph.idioms import idioms
 from reparam.graph.macs import Extent, Macs, Sizes, macs_of
+from reparam.graph.moves import Avoid, move
 from reparam.graph.passes import check_names
 from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep
 from reparam.graph.proving import Proof
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("reparam.graph")
 ROUNDS = 6
 """More than any network needed: three. A round that changes nothing is the last."""
+MOVE_ROUNDS = 4
+"""The same for moves, after each of which regions are looked for again."""
 OLDEST_OPSET = 9
 
 
@@ -140,8 +144,13 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     prepare(model, constants, options, report)
     report.macs_before = macs_of(graph)
     avoid: set[Ends] = set()
-    for _ in range(ROUNDS):
-        if not _one_round(graph, constants, options, report, avoid):
+    whole = idioms(graph, constants)
+    tried: Avoid = set()
+    for _ in range(MOVE_ROUNDS):
+        for _ in range(ROUNDS):
+            if not _one_round(graph, constants, options, report, avoid, whole):
+                break
+        if not move(graph, constants, options, report, whole, tried):
             break
     if "dead-nodes" not in options.without:
         report.count("unused initializers removed", sweep(model))
@@ -162,9 +171,10 @@ def _one_round(
     options: Options,
     report: GraphReport,
     avoid: set[Ends],
+    whole: Collection[ir.Node],
 ) -> bool:
     """Rewrite what can be; return whether another round may find more."""
-    analysis = analyse(graph, constants)
+    analysis = analyse(graph, constants, whole)
     kinds = [kind for kind in KINDS if kind not in options.without]
     chosen = choose(graph, analysis, allow_macs=options.allow_macs, kinds=kinds, avoid=avoid)
     sizes = Sizes()
@@ -192,8 +202,9 @@ def _rewrite(
     where = str(region.output.name)
     writer = Writer(region, constants, source)
     try:
-        writer.write()
-        proof = writer.prove()
+        with constants.held():
+            writer.write()
+            proof = writer.prove()
     except NotFusibleError as error:
         writer.discard(graph)
         report.left.append(Left(where, region.kind, str(error)))
@@ -204,14 +215,15 @@ def _rewrite(
         return None
     if not proof.holds:
         writer.discard(graph)
-        report.failed.append(Left(where, region.kind, _reason(proof)))
+        report.failed.append(Left(where, region.kind, reason_of(proof)))
         return None
     report.fused.append(_fused(region, writer, source, extent, proof))
     report.flushed += writer.flushed
     return writer.splice(graph)
 
 
-def _reason(proof: Proof) -> str:
+def reason_of(proof: Proof) -> str:
+    """Return in words what a proof that does not hold found."""
     return proof.reason or (
         f"off by {proof.worst:g} where {proof.bound:g} is allowed, on the probe {proof.probe}"
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from reparam.adapters.static_models import convert_static, find_static, is_static
 from reparam.errors import GraphError, NotEquivalentError, NotFusibleError, OutputError
 from reparam.files import check_output, sha256_of
 from reparam.graph.files import Opened, data_of, open_model, save_model
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 ONNX = ".onnx"
+STATIC = (".json", ".pdmodel", ".pdiparams")
 PASSES = KINDS
 """Names of the passes that can be switched off."""
 
@@ -61,6 +65,25 @@ class GraphFusion:
         return "already fused" if self.before else "nothing to fuse"
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """What is fused.
+
+    Attributes:
+        source: as it was named.
+        path: of the ONNX file.
+        sha256: of the source, where that is not the ONNX file.
+        told: of the source, for the metadata.
+        notices: of the converter.
+    """
+
+    source: Path
+    path: Path
+    sha256: str = ""
+    told: dict[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+
 @dataclass
 class _Checked:
     """What the checks of a draft found."""
@@ -69,8 +92,9 @@ class _Checked:
 
 
 def deploy_path_of(source: Path) -> Path:
-    """Return where the fused form of an ONNX file goes by default: x.onnx, x.deploy.onnx."""
-    return source.with_name(f"{source.name.removesuffix(ONNX)}.deploy{ONNX}")
+    """Return where the fused form goes by default: x.onnx, x.json and the like: x.deploy.onnx."""
+    stem = source.stem if source.suffix in (ONNX, *STATIC) else source.name
+    return source.with_name(f"{stem}.deploy{ONNX}")
 
 
 def fuse_onnx(
@@ -92,7 +116,8 @@ def fuse_onnx(
     the source as a whole, on onnxruntime, before it gets its name. The source is not changed.
 
     Args:
-        source: an ONNX file, with any network in it.
+        source: an ONNX file, with any network in it; or a static Paddle program (``.json`` or
+            ``.pdmodel``, with its ``.pdiparams`` beside it), which is converted first.
         output: x.deploy.onnx for x.onnx by default.
         allow_macs: how many times the MACs of what it replaces a region may cost.
         without: names of passes that are switched off, of ``PASSES``.
@@ -117,24 +142,52 @@ def fuse_onnx(
     if not dry_run:
         _check_target(source, target, force)
     tell(f"reading {source}")
-    opened = open_model(source, bake_inputs=bake_inputs)
-    tell(f"fusing {source}")
-    before = _fused_before(opened.model)
-    report = fuse_graph(opened.model, options)
-    _need_proofs(source, report, keep_going)
-    if strict:
-        _need_all_fused(source, report)
-    notices = (*opened.notices, *report.notices)
-    if dry_run:
-        sha256 = opened.sha256
-        return GraphFusion(source, sha256, None, "", None, report, _DRY, before, notices)
-    _stamp(opened, before + len(report.fused))
-    tell(f"writing {target} and comparing it with {source}")
-    written, whole = _written(opened, target, force)
+    with _as_onnx(source, tell) as origin:
+        opened = _opened(origin, bake_inputs)
+        tell(f"fusing {source}")
+        before = _fused_before(opened.model)
+        report = fuse_graph(opened.model, options)
+        _need_proofs(source, report, keep_going)
+        if strict:
+            _need_all_fused(source, report)
+        notices = (*origin.notices, *opened.notices, *report.notices)
+        sha256 = origin.sha256 or opened.sha256
+        if dry_run:
+            return GraphFusion(source, sha256, None, "", None, report, _DRY, before, notices)
+        _stamp(opened, origin, before + len(report.fused))
+        tell(f"writing {target} and comparing it with {source}")
+        written, whole = _written(opened, source, target, force)
     data = data_of(target) if written.data_bytes else None
-    return GraphFusion(
-        source, opened.sha256, target, written.sha256, data, report, whole, before, notices
-    )
+    return GraphFusion(source, sha256, target, written.sha256, data, report, whole, before, notices)
+
+
+@contextmanager
+def _as_onnx(source: Path, tell: Callable[[str], None]) -> Iterator[_Origin]:
+    """Yield an ONNX file: the source, or what the converter makes of a static Paddle program."""
+    if not is_static(source):
+        yield _Origin(source, source)
+        return
+    static = find_static(source)
+    tell(f"converting {static.program}")
+    with TemporaryDirectory(prefix="reparam-") as folder:
+        converted = convert_static(static, Path(folder))
+        notices = [f"{what}: {number}" for what, number in converted.repairs.items()]
+        yield _Origin(
+            source,
+            converted.path,
+            sha256_of(static.program),
+            {"reparam.parameters_sha256": sha256_of(static.parameters)},
+            tuple(notices),
+        )
+
+
+def _opened(origin: _Origin, bake_inputs: bool) -> Opened:
+    try:
+        return open_model(origin.path, bake_inputs=bake_inputs)
+    except GraphError as error:
+        if origin.path == origin.source:
+            raise
+        raise error.located(f"cannot use what the converter made of '{origin.source}'") from error
 
 
 def known_passes(names: Sequence[str]) -> frozenset[str]:
@@ -194,19 +247,21 @@ def _fused_before(model: ir.Model) -> int:
     return int(told) if told.isdecimal() else 0
 
 
-def _stamp(opened: Opened, regions: int) -> None:
+def _stamp(opened: Opened, origin: _Origin, regions: int) -> None:
     """Make a model say what was done to it; what it says of itself otherwise stays.
 
     A source that says what it came from itself keeps that: the checkpoint it was exported from.
     """
     said = opened.model.metadata_props
-    said.setdefault("reparam.source_sha256", opened.sha256)
+    sha256 = origin.sha256 or opened.sha256
+    said.setdefault("reparam.source_sha256", sha256)
+    said.update(origin.told)
     said["reparam.version"] = tool_version()
-    said["reparam.fused_from_sha256"] = opened.sha256
+    said["reparam.fused_from_sha256"] = sha256
     said["reparam.fused_regions"] = str(regions)
 
 
-def _written(opened: Opened, target: Path, force: bool) -> tuple[Written, Whole]:
+def _written(opened: Opened, source: Path, target: Path, force: bool) -> tuple[Written, Whole]:
     """Write a model; it gets its name only after it was compared with its source."""
     stamp = _stamp_of(opened.path)
     checked = _Checked()
@@ -215,13 +270,13 @@ def _written(opened: Opened, target: Path, force: bool) -> tuple[Written, Whole]
         checked.whole = compare(opened.path, draft)
         if checked.whole.verdict == "different":
             raise NotEquivalentError(
-                f"what fusing made of '{opened.path}' is not the same function",
+                f"what fusing made of '{source}' is not the same function",
                 found=checked.whole.reason,
                 why="nothing is written that is not equal as a whole",
                 hint="--without PASS switches a pass off; please report this, with the file",
             )
         if _stamp_of(opened.path) != stamp or sha256_of(opened.path) != opened.sha256:
-            raise GraphError(f"'{opened.path}' changed while it was being read")
+            raise GraphError(f"'{source}' changed while it was being read")
 
     written = save_model(opened.model, target, force=force, check=check)
     return written, checked.whole

@@ -87,10 +87,14 @@ def infer_shapes(model: ir.Model) -> None:
     log = logging.getLogger("onnx_ir")
     level = log.level
     log.setLevel(logging.ERROR)  # that it failed is no news: the graph may have what ONNX has not
+    initializers = dict(model.graph.initializers)
     try:
         changed = infer(model).modified
     finally:
         log.setLevel(level)
+        # in their order, so that a graph in which nothing changes stays as it is
+        model.graph.initializers.clear()
+        model.graph.initializers.update(initializers)
     if not changed:
         for value, shape in before.items():
             value.shape = shape

@@ -13,6 +13,7 @@ from reparam.graph.macs import Extent
 from reparam.graph.whole_records import EQUAL, NOT_RUN, Whole
 
 if TYPE_CHECKING:
+    from reparam.graph.inspecting import Unfused
     from reparam.graph.pipeline import GraphFusion
 
 _SHORT = {"BatchNormalization": "BatchNorm", "GlobalAveragePool": "GlobalPool"}
@@ -90,7 +91,7 @@ def operators_text(counts: Mapping[str, int]) -> str:
     return " + ".join(f"{number} {_SHORT.get(name, name)}" for name, number in ranked)
 
 
-def becomes_text(one: Fused) -> str:
+def becomes_text(one: Fused | Unfused) -> str:
     """Return what a region became: ``3x3 Conv``, ``Mul + Add``, or nothing at all."""
     if not one.after:
         return "nothing"
@@ -99,9 +100,13 @@ def becomes_text(one: Fused) -> str:
     return f"{kernel} {names}".strip()
 
 
-def changes_text(report: GraphReport, most: int = 6) -> str:
-    """Return how the nodes of a graph changed in number, the largest changes first."""
-    before, after = report.ops_before, report.ops_after
+def changes_text(report: GraphReport) -> str:
+    """Return how the nodes of a graph changed in number."""
+    return counts_text(report.ops_before, report.ops_after)
+
+
+def counts_text(before: Mapping[str, int], after: Mapping[str, int], most: int = 6) -> str:
+    """Return how nodes change in number, the largest changes first."""
     names = sorted(
         (name for name in {*before, *after} if before.get(name, 0) != after.get(name, 0)),
         key=lambda name: (-abs(before.get(name, 0) - after.get(name, 0)), name),

@@ -189,7 +189,7 @@ def _split(node: ir.Node, _: Constants) -> list[Reading]:
 
 def _slice(node: ir.Node, constants: Constants) -> list[Reading]:
     value = node.inputs[0]
-    starts, ends, axes, steps = _bounds(node, constants)
+    starts, ends, axes, steps = bounds_of(node, constants)
     if value is None or not starts or set(steps) != {1}:
         return []
     places = [_channel_axis(value, axis) for axis in axes]
@@ -222,7 +222,7 @@ def _cut(start: int, end: int, size: int | None) -> tuple[int, int]:
     return start, 0 if end > 0 else -end
 
 
-def _bounds(node: ir.Node, constants: Constants) -> Iterator[tuple[int, ...]]:
+def bounds_of(node: ir.Node, constants: Constants) -> Iterator[tuple[int, ...]]:
     """Return starts, ends, axes and steps of a Slice."""
     if constants.opset < 10:
         given = [readers.integers(node, name) for name in ("starts", "ends", "axes")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.graph.blocks_kernels import equal_shift, padded_with_its_bias
+from tests.graph.blocks_kernels import border, equal_shift, padded_with_its_bias
 from tests.graph.builder import GraphBuilder
 from tests.graph.cases import Registry, conv_bn
 
@@ -220,12 +220,28 @@ def _(g: GraphBuilder) -> None:
     padded_with_its_bias(g, scattered=True)
 
 
+@miss("another vector around than the bias", "19", "3 Conv, 2 BN, 2 Concat, Add",
+      "3 Conv, 2 Concat, Add", "one channel of the border has another number")  # fmt: skip
+def _(g: GraphBuilder) -> None:
+    x, shift = g.input("x", (1, 8, 6, 6)), g.rng().normal(size=8)
+    y = g.conv(x, 8, 1, bias=g.constant(shift))
+    shift[5] += 0.5
+    y = border(g, y, shift, scattered=False)
+    g.output(g.add(conv_bn(g, x, 8, 3), g.bn(g.conv(y, 8, 3))))
+
+
 @miss("a row cut off one branch", "1", "2 Conv, 2 BN, 2 Slice, Add", "2 Conv, 2 Slice, Add",
       "one branch loses its first row before the kernel, the other behind it")  # fmt: skip
 def _(g: GraphBuilder) -> None:
     x = g.input("x", (None, 8, 14, 14))
     late = g.slice(conv_bn(g, x, 8, 3), 1, 14, axis=2)
     g.output(g.add(late, conv_bn(g, g.slice(x, 1, 14, axis=2), 8, 3)))
+
+
+@miss("zeros around what a convolution gives", "2", "Conv, Pad", "Conv, Pad",
+      "one convolution that pads would multiply zeros around the image")  # fmt: skip
+def _(g: GraphBuilder) -> None:
+    g.output(g.pad(g.conv(g.input("x", (1, 8, 14, 14)), 8, 1), 1))
 
 
 @miss("a transposed and a plain convolution", "1", "Conv, ConvTranspose, 2 BN, Add",
