@@ -101,6 +101,12 @@ class TestLeft:
     def test_for_this_reason(self, tmp_path: Path, build: Build, name: str, reason: str) -> None:
         assert reason in said(tmp_path, build, name)
 
+    def test_since_runtimes_know_it_as_a_part_of_one_operator(self, tmp_path: Path) -> None:
+        def build(g: GraphBuilder) -> None:
+            g.output(g.conv(g.gelu(g.conv(g.input("x", OPEN), 8, 1)), 8, 1))
+
+        assert "runtimes know as one operator" in said(tmp_path, build, "Add_3")
+
     def test_since_it_would_cost_more(self, tmp_path: Path) -> None:
         found = explain(saved(tmp_path, low_rank()), "Conv_1")
         assert any("4.24 times the MACs (136 -> 576 at each position)" in r for r in found.reasons)
