@@ -121,15 +121,23 @@ class Writer:
     def _result(self) -> ir.Value:
         return self.nodes[-1].outputs[0] if self.nodes else self.source
 
-    def _node(self, op_type: str, inputs: Sequence[ir.Value | None], **attributes: Any) -> ir.Value:
+    def _node(
+        self, op_type: str, inputs: Sequence[ir.Value | None], **attributes: int | Sequence[int]
+    ) -> ir.Value:
         import onnx_ir
 
         base = self.region.output.name or op_type
         last = self.region.nodes[-1]
-        node = onnx_ir.node(
+        node = onnx_ir.Node(
+            "",
             op_type,
             inputs,
-            attributes=attributes,
+            [
+                onnx_ir.AttrInt64(key, value)
+                if isinstance(value, int)
+                else onnx_ir.AttrInt64s(key, value)
+                for key, value in attributes.items()
+            ],
             name=self.constants.unused_node(last.name or base),
         )
         node.outputs[0].name = self.constants.unused(f"{base}.{op_type.lower()}")
