@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 import reparam
+from reparam import graph
 from reparam.errors import (
     EXIT_NO,
     EXIT_UNUSABLE,
@@ -298,6 +299,12 @@ class TestMacs:
 
 
 class TestApi:
+    def test_names_of_the_package(self) -> None:
+        for name in graph.__all__:
+            assert getattr(graph, name) is not None
+        with pytest.raises(AttributeError, match="nothing_like_that"):
+            _ = graph.nothing_like_that
+
     def test_the_ending_decides(self, tmp_path: Path) -> None:
         result = reparam.fuse(saved(tmp_path, repvgg()), tmp_path / "a.onnx", force=True)
         assert result.report.ops_after == {"Conv": 2, "Relu": 2}
