@@ -158,7 +158,8 @@ def fuse_onnx(
         _need_proofs(source, report, keep_going)
         if strict:
             _need_all_fused(source, report)
-        notices = (*origin.notices, *opened.notices, *report.notices)
+        hint = ("--bake-inputs takes them for constants",) if opened.overridable else ()
+        notices = (*origin.notices, *opened.notices, *hint, *report.notices)
         sha256 = origin.sha256 or opened.sha256
         if dry_run:
             return GraphFusion(source, sha256, None, "", None, report, _DRY, before, notices)
