@@ -23,7 +23,7 @@ class TestInspect:
         code, out, err = run("inspect", source)
         assert (code, err) == (0, "")
         for said in ("17 (IR version 8)", "x float32 (n, 8, 14, 14)", "someone", "4 Conv",
-                     "reparam fuse would fuse 2 regions", "fuse-branches",
+                     "reparam fuse would fuse 2 regions first", "fuse-branches",
                      "2 Conv + 3 BatchNorm + 2 Add", "125,440 -> 112,896",
                      "nodes 14 -> 4; BatchNorm 5 -> 0; Add 3 -> 0; Conv 4 -> 2"):  # fmt: skip
             assert said in out
@@ -52,9 +52,9 @@ class TestInspect:
             y = g.relu(g.bn(g.relu(y)))
         g.output(y)
         _, out, _ = run("inspect", saved(tmp_path, g.model()))
-        lines = [line for line in out.splitlines() if line.startswith("not fusible")]
+        lines = [line for line in out.splitlines() if line.startswith("left at first")]
         assert len(lines) == 1
-        assert lines[0].startswith("not fusible: 5 x BatchNormalization, such as ")
+        assert lines[0].startswith("left at first: 5 x BatchNormalization, such as ")
 
     def test_json(self, run, source):
         told = json.loads(run("inspect", source, "--json")[1])

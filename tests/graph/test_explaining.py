@@ -84,6 +84,18 @@ class TestFused:
         assert told["region"]["extent"] == ["H", "W"]
         assert told["verdict"] == "fused"
 
+    def test_a_node_that_only_a_move_brings_into_a_region(self, tmp_path: Path) -> None:
+        """The factor stands behind a Reshape, and is hoisted above it, into the convolution."""
+
+        def build(g: GraphBuilder) -> None:
+            y = g.conv(g.input("x", ("n", 8, 14, 14)), 8, 3, padding=1)
+            pooled = g.reshape(y, (-1, 8, 196))
+            g.output(g.relu(g.mul(pooled, g.scalar(0.5))))
+
+        found = why(tmp_path, build, "Mul_2")
+        assert (found.verdict, found.region) == ("fused", None)
+        assert all(reason.startswith("at first: ") for reason in found.reasons)
+
 
 class TestLeft:
     @pytest.mark.parametrize(("build", "name", "reason"), [
