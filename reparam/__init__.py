@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from reparam.checkpoint.files import Checkpoint, load_checkpoint, save_checkpoint
     from reparam.checkpoint.fusing import fuse_arrays
     from reparam.checkpoint.inspection import inspect
-    from reparam.checkpoint.pipeline import fuse
     from reparam.checkpoint.unfusing.arrays import unfuse_arrays
     from reparam.checkpoint.unfusing.pipeline import unfuse
     from reparam.configuration import read_configuration
@@ -37,16 +36,17 @@ if TYPE_CHECKING:
     from reparam.exporter import export
     from reparam.exporter.benchmarking import Protocol, benchmark
     from reparam.exporter.layer_fusing import fuse_layers
+    from reparam.fusing import fuse
 
 _HOMES = {
     "reparam.adapters.foreign_models": ("ForeignModel",),
     "reparam.configuration": ("read_configuration",),
     "reparam.exporter.layer_fusing": ("fuse_layers",),
+    "reparam.fusing": ("fuse",),
     "reparam.architectures": ("contract", "create_model", "expand", "list_models", "recognise"),
     "reparam.checkpoint.files": ("Checkpoint", "load_checkpoint", "save_checkpoint"),
     "reparam.checkpoint.fusing": ("fuse_arrays",),
     "reparam.checkpoint.inspection": ("inspect",),
-    "reparam.checkpoint.pipeline": ("fuse",),
     "reparam.checkpoint.unfusing.pipeline": ("unfuse",),
     "reparam.checkpoint.unfusing.arrays": ("unfuse_arrays",),
     "reparam.equivalence": ("Probing", "verify"),

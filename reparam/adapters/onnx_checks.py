@@ -45,16 +45,25 @@ def load_strictly(model: bytes | Path, threads: int = 1) -> Any:
     Raises:
         ExportError: onnxruntime refuses the model, or loads it and warns.
     """
-    open_session(_smallest_model())  # warnings about this machine come with the first session
-    with captured_stderr() as lines:
-        session = open_session(model, threads)
-    warnings = [_COLOUR.sub("", line) for line in lines if "onnxruntime:" in line]
+    session, warnings = load_listening(model, threads)
     if warnings:
         raise ExportError(
             "onnxruntime warns about the model",
             found=warnings[0] + (f" (and {len(warnings) - 1} more)" if warnings[1:] else ""),
         )
     return session
+
+
+def load_listening(model: bytes | Path, threads: int = 1) -> tuple[Any, list[str]]:
+    """Return an onnxruntime session, and the lines that onnxruntime wrote as it loaded the model.
+
+    Raises:
+        ExportError: onnxruntime refuses the model.
+    """
+    open_session(_smallest_model())  # warnings about this machine come with the first session
+    with captured_stderr() as lines:
+        session = open_session(model, threads)
+    return session, [_COLOUR.sub("", line) for line in lines if "onnxruntime:" in line]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +98,37 @@ def run_onnx(session: Any, x: Array) -> list[Array]:
     return [np.asarray(value) for value in found]
 
 
+def run_all(session: Any, feeds: Mapping[str, Array]) -> list[Array]:
+    """Return the outputs of a model with any inputs, in the file's order.
+
+    Args:
+        feeds: arrays by the names of the inputs.
+
+    Raises:
+        ExportError: an input is missing or does not fit, an operator failed, or an output is no
+            tensor.
+    """
+    try:
+        found = session.run(None, dict(feeds))
+    except _unfit_errors() as error:
+        shapes = ", ".join(f"'{name}' {array.shape}" for name, array in feeds.items())
+        raise ExportError(
+            f"onnxruntime cannot run the model on {shapes}", found=str(error).splitlines()[0]
+        ) from error
+    if not all(isinstance(value, np.ndarray | np.generic) for value in found):
+        raise ExportError("onnxruntime made an output that is no tensor")
+    return [np.asarray(value) for value in found]
+
+
 def fixed_size(session: Any) -> tuple[int, int] | None:
     """Return the (H, W) that a model's image must have, None where it takes any."""
     shape = session.get_inputs()[0].shape
     height, width = shape[-2:] if len(shape) == 4 else (None, None)
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _unfit_errors() -> tuple[type[Exception], ...]:
+    return (*runtime_errors(), ValueError)
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:

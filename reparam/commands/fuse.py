@@ -24,7 +24,9 @@ from reparam.commands.common import (
     tell_unused,
     the_checkpoint,
 )
+from reparam.commands.fuse_onnx import FOR_GRAPHS, GraphChoice, fuse_graph_file, graph_options
 from reparam.commands.model_options import WITHOUT_EFFECT, Choice, model_options
+from reparam.fusing import is_graph
 
 if TYPE_CHECKING:
     from reparam.commands.grid import Grid
@@ -38,14 +40,16 @@ Example:
   reparam fuse ppyoloe_s.pdparams
   reparam fuse repvgg_a0.pth --epsilon 1e-5
   reparam fuse yolov6.pdparams --epsilon 1e-3 -o deploy.pdparams
-  reparam fuse ppyoloe_s.pdparams --fold-bn --skip 'backbone.stages.3.*'"""
+  reparam fuse ppyoloe_s.pdparams --fold-bn --skip 'backbone.stages.3.*'
+  reparam fuse model.onnx"""
 )
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Default: x.pdparams gives x.deploy.pdparams, and x.pth x.deploy.safetensors.",
+    help="Default: x.pdparams gives x.deploy.pdparams, x.pth x.deploy.safetensors, and x.onnx "
+    "x.deploy.onnx.",
 )
 @click.option(
     "--format",
@@ -69,6 +73,7 @@ Example:
     help="Leave this block as it is; * stands for any part of a name. Repeatable.",
 )
 @prefix_option
+@graph_options
 @click.option("--dry-run", is_flag=True, help="Report, but write nothing.")
 @click.option(
     "--strict", is_flag=True, help="Exit 1 if there is nothing to fuse or something was left."
@@ -86,6 +91,7 @@ def command(
     fold_bn: bool,
     skip: tuple[str, ...],
     prefix: str | None,
+    graph: GraphChoice,
     dry_run: bool,
     strict: bool,
     force: bool,
@@ -95,22 +101,29 @@ def command(
 
     Needs no model code and no paddle. The input is not changed; everything outside blocks goes
     over bit for bit. A manifest beside the output says what was done.
+
+    CHECKPOINT may be an ONNX file of any network: then every part of its graph that is one
+    convolution becomes that convolution, each proved by itself, and the whole on onnxruntime. Or
+    a static Paddle program (.json or .pdmodel beside its .pdiparams), which is converted first.
     """
     path = the_checkpoint(checkpoint)
+    every: dict[str, Any] = {"strict": strict, "force": force, "dry_run": dry_run}
+    if is_graph(path):
+        fuse_graph_file(path, output, graph, as_json, kind=kind, skip=skip, **every)
+        return
     chosen = choice.of(path, prefix=prefix)
-    options: dict[str, Any] = {
-        "prefix": prefix, "skip": skip, "format": kind,
-        "strict": strict, "force": force, "dry_run": dry_run,
-    }  # fmt: skip
+    options = {"prefix": prefix, "skip": skip, "format": kind, **every}
+    unused = tell_unused(FOR_GRAPHS, "it is for ONNX files")
     if chosen.own is not None:
         from reparam.commands.own_network import fuse_own  # with everything that runs networks
 
-        notices = [*chosen.notices, *tell_unused(("fold_bn", "families"), WITHOUT_EFFECT)]
+        notices = [*chosen.notices, *unused]
+        notices += tell_unused(("fold_bn", "families"), WITHOUT_EFFECT)
         size = size_of(input_size)
         fuse_own(path, chosen.own, output, as_json, notices, input_size=size, **options)
         return
     why = "blocks are fused from their names and arrays"
-    notices = [*chosen.notices, *tell_unused(("settings", "input_size"), why)]
+    notices = [*chosen.notices, *unused, *tell_unused(("settings", "input_size"), why)]
     with progress(f"fusing {path}"):
         result = fuse(path, output, epsilon=epsilon, families=families, fold_bn=fold_bn, **options)
     if as_json:

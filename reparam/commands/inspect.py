@@ -22,13 +22,15 @@ from reparam.commands.common import (
     table,
     the_checkpoint,
 )
+from reparam.commands.inspect_onnx import explain_graph_file, inspect_graph_file
 
 
 @click.command(
     epilog="""\b
 Example:
   reparam inspect ckpt.pdparams
-  reparam inspect model.onnx --json
+  reparam inspect model.onnx
+  reparam inspect model.onnx --why /stage1/block0/Add
   reparam inspect --families"""
 )
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
@@ -36,16 +38,34 @@ Example:
 @click.option(
     "--families", is_flag=True, help="List the families of blocks that are known, and nothing else."
 )
+@click.option(
+    "--why",
+    metavar="NAME",
+    help="ONNX: tell why the node, or the one that makes the value, of this name would be fused "
+    "or not. A part of the name does, if no other has it.",
+)
 @json_option
-def command(checkpoint: Path | None, prefix: str | None, families: bool, as_json: bool) -> None:
-    """Tell what CHECKPOINT holds: architecture, blocks and their form, what is wrong with it."""
+def command(
+    checkpoint: Path | None, prefix: str | None, families: bool, why: str | None, as_json: bool
+) -> None:
+    """Tell what CHECKPOINT holds: architecture, blocks and their form, what is wrong with it.
+
+    Of an ONNX file: interface, operators, and what fusing it would save. Nothing in it is run.
+    """
     if families:
         _list_families(as_json)
         return
     path = the_checkpoint(checkpoint)
     if path.suffix == ".onnx":
-        _inspect_onnx(path, as_json)
+        if prefix is not None:
+            raise click.UsageError(f"--prefix is for checkpoints; '{path}' is an ONNX file")
+        if why is None:
+            inspect_graph_file(path, as_json)
+        else:
+            explain_graph_file(path, why, as_json)
         return
+    if why is not None:
+        raise click.UsageError(f"--why is for ONNX files; '{path}' is a checkpoint")
     with progress(f"reading {path}"):
         found = inspect(path, prefix=prefix)
     if as_json:
@@ -125,33 +145,6 @@ def _kind(found: Inspection) -> str:
 
 def _settings(values: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items())
-
-
-def _inspect_onnx(path: Path, as_json: bool) -> None:
-    from reparam.adapters.onnx_model import inspect_file
-
-    with progress(f"reading {path}"):
-        found = inspect_file(path)
-    if as_json:
-        print_json("inspect", "onnx", found)
-        return
-    _print_rows(
-        [
-            ("file", f"{path} ({found['file_bytes']:,} bytes)"),
-            ("opset", f"{found['opset']} (IR version {found['ir_version']})"),
-            ("inputs", _values(found["inputs"])),
-            ("outputs", _values(found["outputs"])),
-            ("parameters", f"{found['parameters']:,}"),
-            ("nodes", ", ".join(f"{n} {name}" for name, n in found["operators"].items())),
-            *found["metadata"].items(),
-        ]
-    )
-
-
-def _values(values: Iterable[dict[str, Any]]) -> str:
-    return "; ".join(
-        f"{v['name']} {v['dtype']} ({', '.join(map(str, v['shape']))})" for v in values
-    )
 
 
 def _print_rows(rows: Iterable[tuple[str, str]]) -> None:

@@ -21,8 +21,8 @@ def compose(first: Conv, second: Conv) -> Conv:
         after:   x ------------- Conv 3x3 (O, I/G, 3, 3) -------------- y
 
     Exact when: ``second`` does not pad; or what ``first`` makes of zero padding is zero, that is,
-    ``first`` has no bias, and on every axis that ``second`` pads one tap and no padding of its own.
-    So a row of taps and the column after it, each padding its own axis, are one kernel.
+    ``first`` has no bias, and one tap on every axis that ``second`` pads. So a row of taps and the
+    column after it, each padding its own axis, are one kernel, and so is padding before padding.
 
     Raises:
         NotFusibleError: the channel counts differ, or ``second`` pads what ``first`` would not

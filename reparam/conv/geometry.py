@@ -172,13 +172,12 @@ def _need_same_positions(parts: Sequence[Geometry]) -> None:
 def _need_zero_border(first: Geometry, second: Geometry, zero_bias: bool) -> None:
     """Refuse what makes anything but zeros of the zeros beyond the border where it is padded."""
     padded = [axis for axis, pair in enumerate(second.padding) if any(pair)]
-    plain = all(first.kernel[axis] == 1 and not any(first.padding[axis]) for axis in padded)
+    plain = all(first.kernel[axis] == 1 for axis in padded)
     if padded and not (zero_bias and plain):
         raise NotFusibleError(
             "a convolution that pads does not absorb what stands before it",
-            found=f"the first has kernel {first.kernel}, padding {first.padding} and "
-            f"{'no' if zero_bias else 'a'} bias",
+            found=f"the first has kernel {first.kernel} and {'no' if zero_bias else 'a'} bias",
             why="the second pads with zeros where the first would have given something else",
-            hint="exact only if the first has no bias, and one tap without padding on the axes "
-            "that the second pads",
+            hint="exact only if the first has no bias, and one tap on every axis that the second "
+            "pads",
         )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from reparam.conv.operators import given_away
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 Array = npt.NDArray[Any]
 
-_REMEMBERED = 1 << 23  # elements in all, 64 MB; vectors are remembered beyond it
+_REMEMBERED = 1 << 21  # elements in all, 16 MB; vectors are remembered beyond it
 _VECTOR = 1 << 14
 
 
@@ -28,10 +31,15 @@ class Constants:
         self.opset = int(graph.opset_imports.get("", 0))
         self._graph = graph
         self._exact: dict[ir.Value, Array] = {}
+        self._held: dict[ir.Value, Array] = {}
+        self._holding = False
+        self._rounded: set[ir.Value] = set()
         self._room = _REMEMBERED
-        self._taken = {v.name for node in graph.all_nodes() for v in node.outputs}
-        self._taken |= {v.name for v in graph.inputs} | set(graph.initializers)
-        self._nodes = {node.name for node in graph.all_nodes()}
+        self._taken = _Names(v.name for node in graph.all_nodes() for v in node.outputs)
+        for scope in (graph, *graph.subgraphs()):  # a name inside must not be one outside too
+            self._taken.add(v.name for v in scope.inputs)
+            self._taken.add(scope.initializers)
+        self._nodes = _Names(node.name for node in graph.all_nodes())
 
     def known(self, value: ir.Value | None) -> bool:
         """Whether a value is the same in every run; an input may be overridden."""
@@ -51,17 +59,33 @@ class Constants:
 
     def exact(self, value: ir.Value) -> Array:
         """Return a constant in float64."""
-        found = self._exact.get(value)
+        found = self._exact.get(value, self._held.get(value))
         if found is None:
             stored = self.get(value)
             assert stored is not None  # the caller has asked whether it is known
-            return stored.astype(np.float64)
+            found = given_away(stored.astype(np.float64, order="C"))
+            if self._holding:
+                self._held[value] = found
         return found
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Read each constant once while one region is written and proved."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
+            self._held.clear()
+
     def unrounded(self, nodes: Iterable[ir.Node]) -> dict[ir.Value, Array]:
-        """Return, of the constants that nodes read, those that were rounded here, as they were."""
-        read = (value for node in nodes for value in node.inputs if value is not None)
-        return {value: self._exact[value] for value in read if value in self._exact}
+        """Return, of the constants that nodes read, what need not be read again.
+
+        Among them are those that were rounded here, as they were before.
+        """
+        read = {value for node in nodes for value in node.inputs if value is not None}
+        known = (self._exact, self._held)
+        return {value: found[value] for value in read for found in known if value in found}
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...] | None:
         """Return the shape of a constant without reading it."""
@@ -78,9 +102,23 @@ class Constants:
             array: what is stored.
             exact: the same before it was rounded.
         """
+        return self._add(self.unused(base), array, exact)
+
+    def stand_in(self, value: ir.Value, array: Array, exact: Array | None = None) -> ir.Value:
+        """Put a new initializer of the same name in the place of what a node computes.
+
+        Args:
+            value: an output of a node that is taken out next.
+            array: what is stored.
+            exact: the same before it was rounded.
+        """
+        constant = self._add(value.name or self.unused("constant"), array, exact)
+        value.replace_all_uses_with(constant)
+        return constant
+
+    def _add(self, name: str, array: Array, exact: Array | None) -> ir.Value:
         import onnx_ir
 
-        name = self.unused(base)
         tensor = onnx_ir.tensor(np.asarray(array, order="C"), name=name)
         value = onnx_ir.Value(
             name=name,
@@ -89,24 +127,50 @@ class Constants:
             const_value=tensor,
         )
         self._graph.register_initializer(value)
-        if exact is not None and (exact.size <= _VECTOR or exact.size <= self._room):
+        if exact is None:
+            return value
+        self._rounded.add(value)
+        if exact.size <= _VECTOR or exact.size <= self._room:
             self._exact[value] = exact
             self._room -= exact.size
         return value
 
+    def is_rounded(self, value: ir.Value) -> bool:
+        """Whether a constant was computed here, and what is stored may be off by a rounding."""
+        return value in self._rounded
+
+    def take_name(self, value: ir.Value, other: ir.Value) -> None:
+        """Name a new initializer after one that nothing reads any more, which goes."""
+        name = other.name
+        assert name is not None
+        assert not other.uses()  # the caller has looked
+        del self._graph.initializers[name]
+        value.name = name
+
     def unused(self, base: str) -> str:
         """Return a name that nothing in the graph has, and take it."""
-        return _unused(base, self._taken)
+        return self._taken.unused(base)
 
     def unused_node(self, base: str) -> str:
         """Return a name that no node of the graph has, and take it."""
-        return _unused(base, self._nodes)
+        return self._nodes.unused(base)
 
 
-def _unused(base: str, taken: set[str | None]) -> str:
-    name, number = base, 0
-    while name in taken:
-        number += 1
-        name = f"{base}.{number}"
-    taken.add(name)
-    return name
+class _Names:
+    """Names that are taken. A new one costs the same, however many like it there are."""
+
+    def __init__(self, names: Iterable[str | None]) -> None:
+        self._taken = set(names)
+        self._last: dict[str, int] = {}
+
+    def add(self, names: Iterable[str | None]) -> None:
+        self._taken.update(names)
+
+    def unused(self, base: str) -> str:
+        name, number = base, self._last.get(base, 0)
+        while name in self._taken:
+            number += 1
+            name = f"{base}.{number}"
+        self._last[base] = number
+        self._taken.add(name)
+        return name

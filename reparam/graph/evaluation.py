@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 Values = dict["ir.Value", Array]
 Fallback = Callable[["ir.Node", Inputs], Sequence[Array]]
+Watch = Callable[[str, Inputs, Sequence[Array]], None]
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,9 @@ class Program:
         constants: shared between programs that read the same ones.
         fallback: evaluates a node that has no rule here, from its inputs in float64.
 
+    Attributes:
+        watch: is told of every node: operator, inputs, outputs. It may raise.
+
     Raises:
         NotEvaluableError: a node has no rule, and there is no fallback.
     """
@@ -109,6 +113,7 @@ class Program:
     ) -> None:
         self.constants = Constants() if constants is None else constants
         self._fallback = fallback
+        self.watch: Watch | None = None
         self._steps = [self._step(node, opset) for node in nodes]
         self._fixed = self._constant_values()
 
@@ -149,9 +154,12 @@ class Program:
         left = self._readers() if keep is not None else None
         known: Values = {value: np.asarray(array) for value, array in feeds.items()}
         for step in self._steps:
+            inputs = self._gather(step, known, self.constants.get)
             with np.errstate(all="ignore"):  # what is not finite is for the reader to find
-                found = self._apply(step, self._gather(step, known, self.constants.get))
+                found = self._apply(step, inputs)
             known.update(zip(step.outputs, found, strict=False))
+            if self.watch is not None:
+                self.watch(step.node.op_type, inputs, found)
             if left is not None and keep is not None:
                 self._let_go(known, step, left, keep)
         return known

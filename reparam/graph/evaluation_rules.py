@@ -10,7 +10,7 @@ from reparam.conv.bounds import BATCH_NORM_ROUNDINGS
 from reparam.graph import evaluation_arithmetic as arithmetic
 from reparam.graph import evaluation_layout as layout
 from reparam.graph import evaluation_windows as seen
-from reparam.graph.evaluation_calls import Array, Call, CountRule, Inputs, MagnitudeRule, Rule
+from reparam.graph.evaluation_calls import Array, Call, CountRule, Inputs, MagnitudeRule, Rule, need
 from reparam.graph.evaluation_functions import FUNCTIONS
 
 MONOTONE: dict[str, Rule] = {
@@ -73,11 +73,18 @@ def _pad(call: Call, inputs: Inputs) -> Array:
     return layout.pad(replace(call, attributes={**call.attributes, "value": fill}), inputs)
 
 
+def _leaky(call: Call, inputs: Inputs) -> Array:
+    """Bound what a slope makes of an error: it grows by the steeper of the two."""
+    grown: Array = need(call, inputs, 0) * max(1.0, abs(call.float("alpha", 0.01)))
+    return grown
+
+
 MAGNITUDES: dict[str, Rule] = {
     **MONOTONE,
     "Constant": lambda call, inputs: magnitude(layout.constant(call, inputs)),
     "ConstantOfShape": lambda call, inputs: magnitude(layout.constant_of_shape(call, inputs)),
     "Gemm": arithmetic.gemm_magnitude,
+    "LeakyRelu": _leaky,
     "Neg": arithmetic.identity,
     "Pad": _pad,
     "Sigmoid": arithmetic.sigmoid_magnitude,
@@ -105,6 +112,7 @@ ROUNDINGS: dict[str, int | CountRule] = {
     "Div": 1,
     "Gemm": arithmetic.gemm_roundings,
     "GlobalAveragePool": arithmetic.mean_roundings,
+    "LeakyRelu": 1,
     "MatMul": arithmetic.matmul_roundings,
     "Mean": arithmetic.sum_roundings,
     "Mul": 1,

@@ -21,6 +21,7 @@ from reparam.checkpoint.opening import mapped
 from reparam.errors import CheckpointError, GraphError
 from reparam.files import sha256_of, whole_files
 from reparam.graph.files_checks import (
+    allow_constants,
     check_supported,
     check_texts,
     check_valid,
@@ -30,7 +31,7 @@ from reparam.graph.files_names import check_names
 from reparam.graph.files_outside import DataFiles
 from reparam.graph.files_serde import deserialized
 from reparam.graph.files_tensors import put_back, take_out
-from reparam.graph.files_writing import NO_INPUTS_NEEDED, Written, heavy_bytes, write_model
+from reparam.graph.files_writing import Written, heavy_bytes, write_model
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -164,11 +165,12 @@ def _open(path: Path, pages: mmap.mmap, bake_inputs: bool) -> Opened:
     notices = []
     if check_names(light):
         notices.append("the nodes were in an order that ONNX does not allow, and were sorted")
-    check_valid(light)
     overridable = _overridable(light)
     if bake_inputs:
         _bake(light, set(overridable))
         overridable = ()
+    allow_constants(light)
+    check_valid(light)
     notices += _notices(light, overridable)
     model = deserialized(light)
     put_back(model, taken)
@@ -230,7 +232,6 @@ def _bake(light: Any, names: set[str]) -> None:
     inputs = [entry for entry in light.graph.input if entry.name not in names]
     del light.graph.input[:]
     light.graph.input.extend(inputs)
-    light.ir_version = max(light.ir_version, NO_INPUTS_NEEDED)
 
 
 def _notices(light: Any, overridable: tuple[str, ...]) -> list[str]:

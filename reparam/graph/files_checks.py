@@ -16,6 +16,7 @@ from reparam.graph.files_outside import damaged
 from reparam.graph.files_tensors import graphs_of, subgraphs_of, tensors_of
 
 _ONNX_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training")
+_ALL_ARE_INPUTS = 3  # the IR version in which initializers have to be inputs too
 _APART = "reparam.unknown"  # a domain for operators that the checker would refuse to see
 
 
@@ -108,6 +109,14 @@ def check_valid(model: Any) -> None:
         raise GraphError(
             "it is not a valid model", found=lines[0], hint="export it again, or with other options"
         ) from error
+
+
+def allow_constants(model: Any) -> None:
+    """Raise an IR version that wants every initializer to be an input, if one of them is not."""
+    inputs = {value.name for value in model.graph.input}
+    apart = any(tensor.name not in inputs for tensor in model.graph.initializer)
+    if apart and model.ir_version == _ALL_ARE_INPUTS:
+        model.ir_version += 1
 
 
 def unknown_operators(model: Any) -> tuple[str, ...]:

@@ -102,7 +102,7 @@ class _Ordering:
         order = _order(needs)
         if len(order) < len(nodes):
             circle = [nodes[index] for index in _circle(needs, set(order))]
-            told = f"{len(circle)} nodes: " + " reads from ".join(
+            told = f"{len(circle)} {'nodes' if circle[1:] else 'node'}: " + " reads from ".join(
                 named(node) for node in circle[:_TOLD]
             )
             told += " ..." if len(circle) > _TOLD else f" reads from {named(circle[0])}"

@@ -18,7 +18,7 @@ from reparam.adapters.onnx_cleaning import import_onnx_ir
 from reparam.adapters.onnx_files import LIMIT
 from reparam.checkpoint.hashing import HashingWriter
 from reparam.errors import GraphError
-from reparam.graph.files_checks import check_valid
+from reparam.graph.files_checks import allow_constants, check_valid
 from reparam.graph.files_serde import serialized
 from reparam.graph.files_tensors import HEAVY, Buffer, graphs_of, mark, number_of, tensors_of
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 _ALIGNED = 4096  # bytes, a page: runtimes can map what begins at one
 _BYTE = 8  # bits; what is smaller is packed in files
 _WIRE_BYTES = 2  # the wire type of what has a length: bytes, texts, messages
-NO_INPUTS_NEEDED = 4
-"""The first IR version in which initializers need not be inputs too."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +112,7 @@ def _light(model: ir.Model, everywhere: bool) -> tuple[Any, list[ir.TensorProtoc
         for value, tensor in taken:
             value.const_value = tensor
     _drop_echoes(proto)
-    inputs = {value.name for value in proto.graph.input}
-    if any(tensor.name not in inputs for tensor in proto.graph.initializer):
-        proto.ir_version = max(proto.ir_version, NO_INPUTS_NEEDED)
+    allow_constants(proto)
     return proto, [tensor for _, tensor in taken]
 
 

@@ -23,8 +23,15 @@ OLDEST, NEWEST = 4, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Transposition:
-    """What tells one transposed convolution from another, and its MACs for one input position."""
+class Opaque:
+    """A convolution of which only the outputs are scaled, shifted or added.
+
+    It is transposed, or its padding depends on the size of the input.
+
+    Attributes:
+        key: what is equal of two that may be added.
+        macs: for one position of the input.
+    """
 
     key: tuple[object, ...]
     macs: int
@@ -39,13 +46,13 @@ class Shaped:
         geometry: of the convolution, with no spatial axis for a linear layer; None while there
             is a factor and a shift for each channel and no kernel.
         zero_bias: nothing is added to any channel.
-        transposed: of a transposed convolution; None for all others.
+        opaque: of a convolution whose geometry is left as it is; None for all others.
     """
 
     axis: int | None
     geometry: Geometry | None
     zero_bias: bool
-    transposed: Transposition | None = None
+    opaque: Opaque | None = None
 
 
 class Law(Protocol):
@@ -93,8 +100,8 @@ class Form:
     def after(self) -> float:
         """MACs of the one convolution, at one position of the source."""
         geometry = self.shaped.geometry
-        if self.shaped.transposed is not None:
-            return float(self.shaped.transposed.macs)
+        if self.shaped.opaque is not None:
+            return float(self.shaped.opaque.macs)
         return 0.0 if geometry is None else geometry.macs / thinning(geometry)
 
     def behind(self) -> Iterator[Form]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
+from reparam.graph.idioms import idioms
+from reparam.graph.macs import Extent, Macs, Sizes, macs_of
+from reparam.graph.moves import Avoid, move
+from reparam.graph.passes import check_names
 from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep
 from reparam.graph.proving import Proof
 from reparam.graph.regions import KINDS, Ends, Region, choose
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("reparam.graph")
 ROUNDS = 6
 """More than any network needed: three. A round that changes nothing is the last."""
+MOVE_ROUNDS = 4
+"""The same for moves, after each of which regions are looked for again."""
 OLDEST_OPSET = 9
 
 
@@ -54,6 +60,7 @@ class Fused:
         macs_after: the same.
         ratio: the largest difference on the probes, over its bound.
         kernel: of the convolution, if that is what it became.
+        extent: positions of the source in one image, None where they are not known.
     """
 
     where: str
@@ -65,6 +72,7 @@ class Fused:
     macs_after: float
     ratio: float
     kernel: tuple[int, ...] = ()
+    extent: Extent | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,8 @@ class GraphReport:
     Attributes:
         ops_before: nodes of each operator as it came.
         ops_after: the same as it is.
+        macs_before: of the convolutions and matrix products as they came, for one image.
+        macs_after: the same as they are.
         fused: regions that were rewritten.
         left: regions that cannot be written down, or of which there is no saying.
         failed: regions whose proof found another function; they are as they were.
@@ -93,6 +103,8 @@ class GraphReport:
 
     ops_before: dict[str, int]
     ops_after: dict[str, int] = field(default_factory=dict)
+    macs_before: Macs = field(default_factory=Macs)
+    macs_after: Macs = field(default_factory=Macs)
     fused: list[Fused] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     failed: list[Left] = field(default_factory=list)
@@ -117,6 +129,7 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     A region is swapped only after it was proved, on probes in float64, to be the same function.
     """
     options = options or Options()
+    check_names(options.without)
     graph = model.graph
     report = GraphReport(operators_of(graph))
     constants, declared = Constants(graph), declared_shapes(graph)
@@ -126,13 +139,22 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
             "broadcast and normalise by other rules"
         )
         report.ops_after = dict(report.ops_before)
+        report.macs_before = report.macs_after = macs_of(graph)
         return report
     prepare(model, constants, options, report)
+    report.macs_before = macs_of(graph)
     avoid: set[Ends] = set()
-    for _ in range(ROUNDS):
-        if not _one_round(graph, constants, options, report, avoid):
+    whole = idioms(graph, constants)
+    tried: Avoid = set()
+    for _ in range(MOVE_ROUNDS):
+        for _ in range(ROUNDS):
+            if not _one_round(graph, constants, options, report, avoid, whole):
+                break
+        if not move(graph, constants, options, report, whole, tried):
             break
-    report.count("unused initializers removed", sweep(model))
+    if "dead-nodes" not in options.without:
+        report.count("unused initializers removed", sweep(model))
+    report.macs_after = macs_of(graph)
     restore_shapes(graph, declared)
     report.ops_after = operators_of(graph)
     return report
@@ -149,15 +171,18 @@ def _one_round(
     options: Options,
     report: GraphReport,
     avoid: set[Ends],
+    whole: Collection[ir.Node],
 ) -> bool:
     """Rewrite what can be; return whether another round may find more."""
-    analysis = analyse(graph, constants)
+    analysis = analyse(graph, constants, whole)
     kinds = [kind for kind in KINDS if kind not in options.without]
     chosen = choose(graph, analysis, allow_macs=options.allow_macs, kinds=kinds, avoid=avoid)
+    sizes = Sizes()
     replaced: dict[ir.Value, ir.Value] = {}
     for region in chosen:
         source = replaced.get(region.form.source, region.form.source)
-        result = _rewrite(graph, region, constants, source, report)
+        extent = sizes.of(source, region.form.shaped.axis)
+        result = _rewrite(graph, region, constants, source, extent, report)
         if result is not None:
             replaced[region.output] = result
         else:
@@ -166,14 +191,20 @@ def _one_round(
 
 
 def _rewrite(
-    graph: ir.Graph, region: Region, constants: Constants, source: ir.Value, report: GraphReport
+    graph: ir.Graph,
+    region: Region,
+    constants: Constants,
+    source: ir.Value,
+    extent: Extent | None,
+    report: GraphReport,
 ) -> ir.Value | None:
     """Return what stands in the place of a region; None where it was left."""
     where = str(region.output.name)
     writer = Writer(region, constants, source)
     try:
-        writer.write()
-        proof = writer.prove()
+        with constants.held():
+            writer.write()
+            proof = writer.prove()
     except NotFusibleError as error:
         writer.discard(graph)
         report.left.append(Left(where, region.kind, str(error)))
@@ -184,20 +215,23 @@ def _rewrite(
         return None
     if not proof.holds:
         writer.discard(graph)
-        report.failed.append(Left(where, region.kind, _reason(proof)))
+        report.failed.append(Left(where, region.kind, reason_of(proof)))
         return None
-    report.fused.append(_fused(region, writer, source, proof))
+    report.fused.append(_fused(region, writer, source, extent, proof))
     report.flushed += writer.flushed
     return writer.splice(graph)
 
 
-def _reason(proof: Proof) -> str:
+def reason_of(proof: Proof) -> str:
+    """Return in words what a proof that does not hold found."""
     return proof.reason or (
         f"off by {proof.worst:g} where {proof.bound:g} is allowed, on the probe {proof.probe}"
     )
 
 
-def _fused(region: Region, writer: Writer, source: ir.Value, proof: Proof) -> Fused:
+def _fused(
+    region: Region, writer: Writer, source: ir.Value, extent: Extent | None, proof: Proof
+) -> Fused:
     geometry = region.form.shaped.geometry
     return Fused(
         where=str(region.output.name),
@@ -209,4 +243,5 @@ def _fused(region: Region, writer: Writer, source: ir.Value, proof: Proof) -> Fu
         macs_after=region.after,
         ratio=proof.ratio,
         kernel=geometry.kernel if geometry is not None else (),
+        extent=extent,
     )

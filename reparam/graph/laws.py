@@ -17,11 +17,11 @@ from reparam.conv.composing import compose
 from reparam.conv.geometry import Geometry, chain_of, sum_of
 from reparam.conv.operators import Array, Conv
 from reparam.errors import NotFusibleError
-from reparam.graph.forms import Shaped, Transposition
+from reparam.graph.forms import Opaque, Shaped
 from reparam.graph.numbers import (
+    Kept,
     Numbers,
     Pointwise,
-    Transposed,
     as_conv,
     frozen,
     scaled,
@@ -100,16 +100,17 @@ class Convolving:
 
 @dataclass(frozen=True)
 class BorderFilling:
-    """Padding with the very number that comes out for an input of zero.
+    """Padding with the very numbers, one for each channel, that come out for an input of zero.
 
-    Exact when: what stands before it has one tap and no padding on the axes that it pads, so
-    padding its input with zeros makes the same border, if the number is its bias. That was
+    Exact when: what stands before it has one tap on the axes that it pads, so padding its input
+    with zeros makes the same border, if the number is its bias. That was
     rounded before it was written into the graph, so it is compared to a few roundings of float32;
     what that lets through is up to the proof of the region.
     """
 
+    channels: int
     padding: tuple[tuple[int, int], ...]
-    fill: float
+    fill: Array
 
     def need_same_border(self, before: Numbers) -> None:
         """Refuse what would make another number of zeros.
@@ -117,38 +118,38 @@ class BorderFilling:
         Raises:
             NotFusibleError: it does.
         """
-        bias = before.bias if isinstance(before, Conv) else np.zeros(1)
-        off = np.abs(bias - self.fill)
-        if (off > _ROUNDINGS * UNIT_ROUNDOFF["float32"] * (np.abs(bias) + abs(self.fill))).any():
+        bias = as_conv(before, self.channels, len(self.padding)).bias
+        fill = np.broadcast_to(self.fill, bias.shape)
+        off = np.abs(bias - fill)
+        if (off > _ROUNDINGS * UNIT_ROUNDOFF["float32"] * (np.abs(bias) + np.abs(fill))).any():
+            channel = int(np.argmax(off))
             raise NotFusibleError(
                 "the border is filled with another number than the convolution makes of zeros",
-                found=f"{self.fill:g}; needed: {bias[int(np.argmax(off))]:g}",
+                found=f"{fill[channel]:g} in channel {channel}; needed: {bias[channel]:g}",
             )
 
     def shape(self, parts: Sequence[Shaped]) -> Shaped:
         (part,) = parts
-        if part.geometry is None or len(part.geometry.kernel) != len(self.padding):
-            raise NotFusibleError("there is no convolution before the padding")
-        widened = []
-        for axis, pair in enumerate(self.padding):
-            own = part.geometry.padding[axis]
-            if any(pair) and (part.geometry.kernel[axis] != 1 or any(own)):
-                raise NotFusibleError(
-                    "padding with a number continues only a convolution of one tap",
-                    found=f"kernel {part.geometry.kernel}, padding {part.geometry.padding}",
-                )
-            step = part.geometry.stride[axis]
-            widened.append((own[0] + pair[0] * step, own[1] + pair[1] * step))
-        return replace(part, geometry=replace(part.geometry, padding=tuple(widened)))
+        one_axis((part.axis, 1))
+        first = with_kernel(part, Geometry.pointwise(self.channels, len(self.padding)))
+        if self.fill.size not in (1, first.out_channels):
+            raise NotFusibleError("the border has other channels than the convolution")
+        if any(k > 1 and any(pair) for k, pair in zip(first.kernel, self.padding, strict=True)):
+            raise NotFusibleError(
+                "padding with a number continues only a convolution of one tap",
+                found=f"kernel {first.kernel}",
+            )
+        return Shaped(1, replace(first, padding=self._widened(first)), part.zero_bias)
 
-    def numbers(self, parts: Sequence[Numbers]) -> Numbers:
-        conv = parts[0]
-        assert isinstance(conv, Conv)
-        padding = tuple(
+    def _widened(self, conv: Geometry | Conv) -> tuple[tuple[int, int], ...]:
+        return tuple(
             (own[0] + pair[0] * step, own[1] + pair[1] * step)
             for own, pair, step in zip(conv.padding, self.padding, conv.stride, strict=True)
         )
-        return replace(conv, padding=padding)
+
+    def numbers(self, parts: Sequence[Numbers]) -> Numbers:
+        conv = as_conv(parts[0], self.channels, len(self.padding))
+        return replace(conv, padding=self._widened(conv))
 
     def cost(self) -> int:
         return 0
@@ -166,9 +167,11 @@ class Summing:
     def shape(self, parts: Sequence[Shaped]) -> Shaped:
         axis = one_axis(part.axis for part in parts)
         zero = all(part.zero_bias for part in parts)
-        if any(part.transposed for part in parts):
-            if len({part.transposed for part in parts}) > 1:
-                raise NotFusibleError("transposed convolutions of different geometry are added")
+        if any(part.opaque for part in parts):
+            if len({part.opaque for part in parts}) > 1:
+                raise NotFusibleError(
+                    "convolutions that keep their own geometry are added, and it differs"
+                )
             return replace(parts[0], zero_bias=zero)
         kernel = next((part.geometry for part in parts if part.geometry is not None), None)
         if kernel is None:
@@ -245,18 +248,21 @@ class Picking:
 
 
 @dataclass(frozen=True)
-class Transposing:
-    """A transposed convolution; only a factor, a shift or another one like it follows exactly."""
+class Keeping:
+    """A convolution that keeps its geometry; what may follow is a factor, a shift, its like."""
 
-    transposed: Transposition
-    make: Callable[[], Transposed]
+    opaque: Opaque
+    make: Callable[[], Kept]
     zero_bias: bool
 
     def shape(self, parts: Sequence[Shaped]) -> Shaped:
         (part,) = parts
         if part.geometry is not None or part.axis is not None or not part.zero_bias:
-            raise NotFusibleError("a transposed convolution absorbs nothing that stands before it")
-        return Shaped(1, None, self.zero_bias, self.transposed)
+            raise NotFusibleError(
+                "this convolution absorbs nothing that stands before it",
+                why="it is transposed, or its padding depends on the size of the input",
+            )
+        return Shaped(1, None, self.zero_bias, self.opaque)
 
     def numbers(self, parts: Sequence[Numbers]) -> Numbers:
         part, own = parts[0], self.make()
@@ -264,7 +270,7 @@ class Transposing:
         return replace(own, weight=own.weight * part.scale)
 
     def cost(self) -> int:
-        return self.transposed.macs
+        return self.opaque.macs
 
 
 def one_axis(axes: Iterable[int | None]) -> int | None:
@@ -287,10 +293,13 @@ def with_kernel(part: Shaped, like: Geometry) -> Geometry:
     """Return the geometry of a part that meets a kernel with the axes of ``like``.
 
     Raises:
-        NotFusibleError: it has other axes, or is a transposed convolution.
+        NotFusibleError: it has other axes, or keeps its own geometry.
     """
-    if part.transposed is not None:
-        raise NotFusibleError("a transposed convolution is not continued by a convolution")
+    if part.opaque is not None:
+        raise NotFusibleError(
+            "this convolution is not continued by another",
+            why="it is transposed, or its padding depends on the size of the input",
+        )
     if part.geometry is None:
         return Geometry.pointwise(like.in_channels, len(like.kernel))
     if len(part.geometry.kernel) != len(like.kernel):

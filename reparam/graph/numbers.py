@@ -1,4 +1,4 @@
-"""The numbers of a form: a factor and a shift for each channel, a convolution, or a transposed one.
+"""The numbers of a form: a factor and a shift for each channel, or a convolution.
 
 All of them float64. A linear layer is a convolution with one spatial axis of one tap.
 """
@@ -44,24 +44,30 @@ class Pointwise:
 
 
 @dataclass(frozen=True, eq=False)
-class Transposed:
-    """A transposed convolution: weight (I, O/G, *kernel), bias (O,)."""
+class Kept:
+    """A convolution that keeps its geometry: weight (O, I/G, *kernel), and bias (O,).
+
+    The weight of a transposed one is (I, O/G, *kernel).
+    """
 
     weight: Array
     bias: Array
     groups: int
+    transposed: bool
 
-    def then(self, scale: Array, shift: Array) -> Transposed:
+    def then(self, scale: Array, shift: Array) -> Kept:
         """Return this, and then a factor and a shift for each output channel."""
         scale = np.broadcast_to(scale, self.bias.shape)
+        taps = (1,) * (self.weight.ndim - 2)
+        if not self.transposed:
+            weight = self.weight * scale.reshape(-1, 1, *taps)
+            return replace(self, weight=weight, bias=self.bias * scale + shift)
         by_group = self.weight.reshape(self.groups, -1, *self.weight.shape[1:])
-        factors = scale.reshape(self.groups, 1, -1, *(1,) * (self.weight.ndim - 2))
-        return Transposed(
-            (by_group * factors).reshape(self.weight.shape), self.bias * scale + shift, self.groups
-        )
+        weight = (by_group * scale.reshape(self.groups, 1, -1, *taps)).reshape(self.weight.shape)
+        return replace(self, weight=weight, bias=self.bias * scale + shift)
 
 
-Numbers: TypeAlias = Pointwise | Conv | Transposed
+Numbers: TypeAlias = Pointwise | Conv | Kept
 
 
 def scaled(part: Numbers, scale: Array, shift: Array) -> Numbers:
@@ -84,12 +90,12 @@ def summed(parts: Sequence[Numbers], signs: Sequence[int]) -> Numbers:
     if convs:
         first = convs[0]
         return add(*(as_conv(p, first.in_channels, len(first.kernel)) for p in signed))
-    transposed = [part for part in signed if isinstance(part, Transposed)]
-    if transposed:
+    kept = [part for part in signed if isinstance(part, Kept)]
+    if kept:
         return replace(
-            transposed[0],
-            weight=np.sum([part.weight for part in transposed], axis=0),
-            bias=np.sum([part.bias for part in transposed], axis=0),
+            kept[0],
+            weight=np.sum([part.weight for part in kept], axis=0),
+            bias=np.sum([part.bias for part in kept], axis=0),
         )
     plain = [part for part in signed if isinstance(part, Pointwise)]
     scale, shift = plain[0].scale, plain[0].shift
@@ -102,7 +108,7 @@ def as_conv(part: Numbers, channels: int, axes: int) -> Conv:
     """Return a part as a convolution."""
     if isinstance(part, Conv):
         return part
-    assert isinstance(part, Pointwise)  # a transposed convolution has been refused by its shape
+    assert isinstance(part, Pointwise)  # one that keeps its geometry has been refused by its shape
     return part.as_conv(channels, axes)
 
 

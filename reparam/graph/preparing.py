@@ -2,30 +2,102 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from reparam.adapters.onnx_cleaning import import_onnx_ir
 from reparam.graph.constants import Constants
+from reparam.graph.folding import Folder, lift_constants
+from reparam.graph.global_pool import pool_globally
+from reparam.graph.identities import bypass_identities
+from reparam.graph.sizes import MADE_UP, fold_sizes
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from reparam.graph.fusing import GraphReport, Options
 
-
-_MADE_UP = "unk__"
+_ROUNDS = 4
+"""Of evaluating constants and inferring shapes: each makes the other know more."""
+_FIRST_WITH_HIDDEN = 4
+"""The first IR version in which an initializer need not be an input of the graph too."""
 
 
 def prepare(model: ir.Model, constants: Constants, options: Options, report: GraphReport) -> None:
-    """Lift constants to initializers, take out what nothing reads, and infer shapes."""
-    passes = import_onnx_ir().passes.common
+    """Do the passes that come before the regions, and infer shapes."""
+    graph, without = model.graph, options.without
+    note_overridable(graph, report)
+    if "dead-nodes" not in without:
+        sweep(model)
+    if "constants" in without:
+        infer_shapes(model)
+    else:
+        _fold(model, constants, report)
+    if "identities" not in without:
+        report.count("nodes that change nothing bypassed", bypass_identities(graph, constants))
+    if "global-pool" not in without:
+        report.count("means over all positions made one", pool_globally(graph, constants))
+
+
+def _fold(model: ir.Model, constants: Constants, report: GraphReport) -> None:
+    """Evaluate constant-only nodes and computed shapes to a fixpoint, with inferred shapes."""
     graph = model.graph
-    before = sum(node.op_type == "Constant" for node in graph)
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    after = sum(node.op_type == "Constant" for node in graph)
-    report.count("Constant nodes made initializers", before - after)
-    sweep(model)
-    passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    lifted = lift_constants(graph)
+    report.count("Constant nodes made initializers", lifted)
+    infer_shapes(model)
+    folder = Folder(graph, constants)
+    for _ in range(_ROUNDS):
+        sizes, nodes = fold_sizes(graph, constants), folder.fold()
+        report.count("computed shapes made constants", sizes)
+        report.count("constant-only nodes evaluated", nodes)
+        if not sizes + nodes:
+            break
+        infer_shapes(model)
+    if graph.initializers:
+        model.ir_version = max(model.ir_version, _FIRST_WITH_HIDDEN)
+
+
+def note_overridable(graph: ir.Graph, report: GraphReport) -> None:
+    """Say how many weights are inputs too: who runs the graph may give others."""
+    count = sum(value.is_graph_input() for value in graph.initializers.values())
+    if count:
+        report.notices.append(
+            f"{count} initializers are inputs of the graph too, so that who runs it may give "
+            "others: nothing is fused with them"
+        )
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Infer the shapes of all values afresh.
+
+    What a file says of its values inside is dropped first: of a file whose inputs were edited it
+    is wrong, and inference would believe it. Where inference fails it is kept. Weights are not
+    copied for it; nodes of unknown domains keep the shapes that they came with.
+    """
+    ir = import_onnx_ir()
+    before = {
+        value: value.shape
+        for node in model.graph
+        if node.domain in ("", "ai.onnx")
+        for value in node.outputs
+    }
+    for value in before:
+        value.shape = None
+    infer = ir.passes.common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
+    log = logging.getLogger("onnx_ir")
+    level = log.level
+    log.setLevel(logging.ERROR)  # that it failed is no news: the graph may have what ONNX has not
+    initializers = dict(model.graph.initializers)
+    try:
+        changed = infer(model).modified
+    finally:
+        log.setLevel(level)
+        # in their order, so that a graph in which nothing changes stays as it is
+        model.graph.initializers.clear()
+        model.graph.initializers.update(initializers)
+    if not changed:
+        for value, shape in before.items():
+            value.shape = shape
 
 
 def sweep(model: ir.Model) -> int:
@@ -73,7 +145,7 @@ def restore_shapes(graph: ir.Graph, declared: list[ir.Shape | None]) -> None:
             if value.shape is None or value.is_graph_output():
                 continue
             named = [getattr(size, "value", size) for size in value.shape]
-            if any(str(name).startswith(_MADE_UP) for name in named):
+            if any(str(name).startswith(MADE_UP) for name in named):
                 value.shape = ir.Shape(
-                    None if str(name).startswith(_MADE_UP) else name for name in named
+                    None if str(name).startswith(MADE_UP) else name for name in named
                 )

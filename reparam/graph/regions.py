@@ -121,8 +121,10 @@ def candidates(
         if form.after > allow_macs * form.before * (1 + 1e-9):
             continue  # what two branches share counts twice there, so this is no less than right
         nodes = closed(form, output, analysis, taken)
-        region = None if nodes is None else _region(output, form, nodes)
-        if region is not None and region.after <= allow_macs * region.before * (1 + 1e-9):
+        region = None if nodes is None else _region(output, form, nodes, allow_macs)
+        if region is None or region.after > allow_macs * region.before * (1 + 1e-9):
+            continue
+        if _whole_image(form) <= allow_macs * (1 + 1e-9):
             yield region
 
 
@@ -161,7 +163,9 @@ def _is_inside(node: ir.Node, output: ir.Value, inside: Collection[ir.Node]) -> 
     )
 
 
-def _region(output: ir.Value, form: Form, nodes: tuple[ir.Node, ...]) -> Region | None:
+def _region(
+    output: ir.Value, form: Form, nodes: tuple[ir.Node, ...], allow_macs: float
+) -> Region | None:
     costs: dict[ir.Node, float] = {}
     for part in form.behind():
         assert part.node is not None
@@ -174,7 +178,8 @@ def _region(output: ir.Value, form: Form, nodes: tuple[ir.Node, ...]) -> Region 
     if saved < 0 or (saved == 0 and after >= before):
         return None
     positions = _positions(form.source)
-    gain = positions * (before - after + NODE_COST * saved * _channels(form))
+    allowed = before * allow_macs  # what the caller allows is no loss
+    gain = positions * (allowed - after + NODE_COST * saved * _channels(form))
     if gain <= 0:
         return None
     return Region(output, form, nodes, _kind(nodes, form), before, after, written, gain)
@@ -183,7 +188,7 @@ def _region(output: ir.Value, form: Form, nodes: tuple[ir.Node, ...]) -> Region 
 def nodes_of(form: Form) -> int:
     """Return how many nodes write a form down."""
     shaped = form.shaped
-    if shaped.transposed is not None:
+    if shaped.opaque is not None:
         return 1
     if shaped.geometry is None:
         numbers = numbers_of(form)
@@ -215,6 +220,30 @@ def _kind(nodes: tuple[ir.Node, ...], form: Form) -> str:
     if kernels > 1 or operators & {"Pad", "AveragePool"}:
         return CHAIN
     return BIAS if operators & {"Add", "Sub", "Sum"} else SCALE
+
+
+def _whole_image(form: Form) -> float:
+    """Return the MACs of a form over those of the nodes behind it, for a whole image.
+
+    For one position of the source a Pad costs nothing. A convolution that takes over the padding
+    of its result computes there what was not computed before.
+    """
+    before = {part.node: part.cost * _outputs(part) for part in form.behind()}
+    total = sum(before.values())
+    return form.after * _outputs(form) / total if total else 1.0
+
+
+def _outputs(form: Form) -> float:
+    """Return how many positions a form has, over the share that its stride leaves of the source."""
+    geometry, shape = form.shaped.geometry, form.source.shape
+    if geometry is None or shape is None or len(shape) != len(geometry.kernel) + 2:
+        return 1.0
+    sizes = [size if isinstance(size, int) else NOMINAL for size in shape][2:]
+    counts = [
+        max((size - less - 1) // stride + 1, 0) / max(size / stride, 1.0)
+        for size, less, stride in zip(sizes, geometry.shrink, geometry.stride, strict=True)
+    ]
+    return prod(counts)
 
 
 def _positions(value: ir.Value) -> float:

@@ -17,7 +17,7 @@ from reparam.graph.computing import numbers_of
 from reparam.graph.constants import Constants
 from reparam.graph.evaluation_calls import NotEvaluableError
 from reparam.graph.forms import Form
-from reparam.graph.numbers import Numbers, Pointwise, Transposed
+from reparam.graph.numbers import Kept, Numbers, Pointwise
 from reparam.graph.proving import Proof, prove
 from reparam.graph.regions import Region, is_gemm, needs_a_node
 
@@ -74,8 +74,8 @@ class Writer:
                 self._conv(numbers)
             else:
                 self._linear(numbers, form)
-        elif isinstance(numbers, Transposed):
-            self._transposed(numbers, form)
+        elif isinstance(numbers, Kept):
+            self._kept(numbers, form)
         else:
             self._pointwise(numbers, form)
 
@@ -121,15 +121,23 @@ class Writer:
     def _result(self) -> ir.Value:
         return self.nodes[-1].outputs[0] if self.nodes else self.source
 
-    def _node(self, op_type: str, inputs: Sequence[ir.Value | None], **attributes: Any) -> ir.Value:
+    def _node(
+        self, op_type: str, inputs: Sequence[ir.Value | None], **attributes: int | Sequence[int]
+    ) -> ir.Value:
         import onnx_ir
 
         base = self.region.output.name or op_type
         last = self.region.nodes[-1]
-        node = onnx_ir.node(
+        node = onnx_ir.Node(
+            "",
             op_type,
             inputs,
-            attributes=attributes,
+            [
+                onnx_ir.AttrInt64(key, value)
+                if isinstance(value, int)
+                else onnx_ir.AttrInt64s(key, value)
+                for key, value in attributes.items()
+            ],
             name=self.constants.unused_node(last.name or base),
         )
         node.outputs[0].name = self.constants.unused(f"{base}.{op_type.lower()}")
@@ -185,13 +193,13 @@ class Writer:
         if conv.bias.any():
             self._node("Add", [product, self._constant("bias", conv.bias)])
 
-    def _transposed(self, numbers: Transposed, form: Form) -> None:
-        first = next(part.node for part in form.behind() if part.shaped.transposed and part.cost)
+    def _kept(self, numbers: Kept, form: Form) -> None:
+        first = next(part.node for part in form.behind() if part.shaped.opaque and part.cost)
         assert first is not None
         inputs = [self.source, self._constant("weight", numbers.weight)]
         if numbers.bias.any():
             inputs.append(self._constant("bias", numbers.bias))
-        value = self._node("ConvTranspose", inputs)
+        value = self._node(first.op_type, inputs)
         node = value.producer()
         assert node is not None
         for attribute in first.attributes.values():

@@ -21,6 +21,8 @@ from reparam.graph.laws import Picking, Scaling, Stacking, Summing
 from reparam.graph.rules_kernels import (
     average_pool,
     convolution,
+    cropping,
+    framing,
     gemm,
     matmul,
     padding,
@@ -60,6 +62,11 @@ def _dropout(node: ir.Node, constants: Constants) -> list[Reading]:
         if training is None or training.any():
             raise NotFusibleError("Dropout may be in training mode")
     return _same(node, constants)
+
+
+def _leaky(node: ir.Node, _: Constants) -> list[Reading]:
+    slope = readers.number(node, "alpha", float(np.float32(0.01)))
+    return _same(node, _) if slope == 1 else []
 
 
 def _negation(node: ir.Node, _: Constants) -> list[Reading]:
@@ -152,10 +159,11 @@ def per_channel(constant: Array, value: ir.Value) -> tuple[Array, int | None]:
 
 
 def _concatenation(node: ir.Node, constants: Constants) -> list[Reading]:
-    axis = _channel_axis(node.outputs[0], readers.integer(node, "axis", 1))
     operands = tuple(value for value in node.inputs if value is not None)
     if any(constants.known(value) for value in operands):
-        return []
+        framed = framing(node, constants)
+        return [] if framed is None else _one(node, *framed)
+    axis = _channel_axis(node.outputs[0], readers.integer(node, "axis", 1))
     return [Reading(node.outputs[0], operands, Stacking(axis))]
 
 
@@ -181,20 +189,40 @@ def _split(node: ir.Node, _: Constants) -> list[Reading]:
 
 def _slice(node: ir.Node, constants: Constants) -> list[Reading]:
     value = node.inputs[0]
-    starts, ends, axes, steps = _bounds(node, constants)
-    if value is None or len(starts) != 1 or set(steps) != {1}:
+    starts, ends, axes, steps = bounds_of(node, constants)
+    if value is None or not starts or set(steps) != {1}:
         return []
-    axis = _channel_axis(value, axes[0])
-    size = readers.size_of(value, axis)
-    if size is None:
-        raise NotFusibleError("the size of what is sliced is not known")
-    start, stop, _ = slice(starts[0], ends[0]).indices(size)
-    if stop <= start:
-        return []
-    return _one(node, value, Picking(start, stop - start, axis))
+    places = [_channel_axis(value, axis) for axis in axes]
+    cuts = {
+        axis: _cut(start, end, readers.size_of(value, axis))
+        for start, end, axis in zip(starts, ends, places, strict=True)
+    }
+    found = []
+    if len(cuts) == 1:
+        ((axis, (before, after)),) = cuts.items()
+        size = readers.size_of(value, axis)
+        if size is not None and size > before + after:
+            found += _one(node, value, Picking(before, size - before - after, axis))
+    if min(cuts) > 1:
+        found += _one(node, value, cropping(value, cuts))
+    return found
 
 
-def _bounds(node: ir.Node, constants: Constants) -> Iterator[tuple[int, ...]]:
+def _cut(start: int, end: int, size: int | None) -> tuple[int, int]:
+    """Return how much a Slice takes away before and after what it leaves.
+
+    Raises:
+        NotFusibleError: that depends on a size that is not known.
+    """
+    if size is not None:
+        first, last, _ = slice(start, end).indices(size)
+        return first, size - max(first, last)
+    if start < 0 or 0 <= end < _TO_THE_END:
+        raise NotFusibleError("what a Slice leaves depends on the size, which is not known")
+    return start, 0 if end > 0 else -end
+
+
+def bounds_of(node: ir.Node, constants: Constants) -> Iterator[tuple[int, ...]]:
     """Return starts, ends, axes and steps of a Slice."""
     if constants.opset < 10:
         given = [readers.integers(node, name) for name in ("starts", "ends", "axes")]
@@ -210,6 +238,8 @@ def _bounds(node: ir.Node, constants: Constants) -> Iterator[tuple[int, ...]]:
     return iter((starts, ends, axes or tuple(range(len(starts))), steps or (1,) * len(starts)))
 
 
+_TO_THE_END = 2**31 - 1  # exporters write this, or more, for the end of an axis
+
 RULES: dict[str, Rule] = {
     "Add": _addition,
     "AveragePool": lambda *a: _wrapped(average_pool, *a),
@@ -221,6 +251,7 @@ RULES: dict[str, Rule] = {
     "Dropout": _dropout,
     "Gemm": lambda *a: _wrapped(gemm, *a),
     "Identity": _same,
+    "LeakyRelu": _leaky,
     "MatMul": lambda *a: _wrapped(matmul, *a),
     "Mul": _product,
     "Neg": _negation,

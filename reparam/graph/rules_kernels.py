@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,15 @@ from reparam.conv.operators import Array, Conv
 from reparam.errors import NotFusibleError
 from reparam.graph import readers
 from reparam.graph.constants import Constants
-from reparam.graph.forms import Transposition
-from reparam.graph.laws import BorderFilling, Convolving, Transposing
-from reparam.graph.numbers import Transposed
+from reparam.graph.forms import Opaque
+from reparam.graph.laws import BorderFilling, Convolving, Keeping
+from reparam.graph.numbers import Kept
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def convolution(node: ir.Node, constants: Constants) -> Convolving | None:
+def convolution(node: ir.Node, constants: Constants) -> Convolving | Keeping | None:
     """Return the law of a Conv with constant weights."""
     weight, bias = _weights(node, constants)
     shape = constants.shape(weight)
@@ -29,10 +30,12 @@ def convolution(node: ir.Node, constants: Constants) -> Convolving | None:
     if not 3 <= len(shape) <= 5 or 0 in shape:
         raise NotFusibleError(f"a convolution with a weight of shape {shape}")
     axes, groups = len(shape) - 2, readers.integer(node, "group", 1)
-    dilation = readers.per_axis(node, "dilations", axes)
+    dilation = readers.dilation_of(node, shape[2:])
     stride = readers.per_axis(node, "strides", axes)
     extent = tuple((k - 1) * d + 1 for k, d in zip(shape[2:], dilation, strict=True))
     pads = readers.padding_of(node, extent, stride)
+    if pads is None:
+        return _keeping(node, constants, shape[0])
     geometry = Geometry(shape[1] * groups, shape[0], shape[2:], stride, dilation, pads, groups)
 
     def make() -> Conv:
@@ -56,22 +59,32 @@ def _is_zero(bias: ir.Value | None, constants: Constants) -> bool:
     return bias is None or not constants.exact(bias).any()
 
 
-def transposed_convolution(node: ir.Node, constants: Constants) -> Transposing | None:
+def transposed_convolution(node: ir.Node, constants: Constants) -> Keeping | None:
     """Return the law of a ConvTranspose with constant weights."""
-    weight, bias = _weights(node, constants)
+    weight, _ = _weights(node, constants)
     shape = constants.shape(weight)
     if weight is None or shape is None or len(shape) < 3 or 0 in shape:
         raise NotFusibleError("the weight of the transposed convolution is not a constant")
-    groups = readers.integer(node, "group", 1)
-    out = shape[1] * groups
+    out = shape[1] * readers.integer(node, "group", 1)
+    return _keeping(node, constants, out)
+
+
+def _keeping(node: ir.Node, constants: Constants, out: int) -> Keeping:
+    """Return the law of a convolution whose geometry is left as it is."""
+    weight, bias = _weights(node, constants)
+    shape = constants.shape(weight)
+    assert weight is not None  # the caller has looked
+    assert shape is not None
     # Weights of equal shape with equal attributes are added one to one.
-    key = (shape, *sorted((name, str(a.value)) for name, a in node.attributes.items()))
+    attributes = sorted((name, str(a.value)) for name, a in node.attributes.items())
+    key = (node.op_type, shape, *attributes)
 
-    def make() -> Transposed:
+    def make() -> Kept:
         added = np.zeros(out) if bias is None else constants.exact(bias)
-        return Transposed(constants.exact(weight), added, groups)
+        groups = readers.integer(node, "group", 1)
+        return Kept(constants.exact(weight), added, groups, node.op_type == "ConvTranspose")
 
-    return Transposing(Transposition(key, prod(shape)), make, _is_zero(bias, constants))
+    return Keeping(Opaque(key, prod(shape)), make, _is_zero(bias, constants))
 
 
 def gemm(node: ir.Node, constants: Constants) -> Convolving | None:
@@ -135,9 +148,11 @@ def average_pool(node: ir.Node, _: Constants) -> Convolving | None:
     kernel = readers.integers(node, "kernel_shape") or ()
     axes, channels = len(kernel), readers.size_of(node.inputs[0], 1)
     stride = readers.per_axis(node, "strides", axes)
-    dilation = readers.per_axis(node, "dilations", axes)
+    dilation = readers.dilation_of(node, kernel)
     extent = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
     pads = readers.padding_of(node, extent, stride)
+    if pads is None:
+        raise NotFusibleError("how much is padded depends on the size, which is not known")
     if any(map(any, pads)) and not readers.integer(node, "count_include_pad", 0):
         raise NotFusibleError(
             "average pooling that leaves padding out of the mean is not a convolution",
@@ -186,11 +201,8 @@ def padding(node: ir.Node, constants: Constants) -> Convolving | BorderFilling |
     pairs = tuple((pads[axis], pads[axis + rank]) for axis in range(2, rank))
     fill = border_value(node, constants)
     if fill != 0:
-        return BorderFilling(pairs, fill)
-    geometry = Geometry.pointwise(channels, rank - 2)
-    geometry = Geometry(
-        channels, channels, geometry.kernel, geometry.stride, geometry.dilation, pairs, channels
-    )
+        return BorderFilling(channels, pairs, np.full((), fill))
+    geometry = replace(Geometry.pointwise(channels, rank - 2), padding=pairs)
 
     def make() -> Conv:
         one: Array = np.ones((channels, 1, *geometry.kernel))
@@ -233,3 +245,56 @@ def border_value(node: ir.Node, constants: Constants) -> float:
     if found is None or found.size != 1:
         raise NotFusibleError("what is padded with is not a constant")
     return float(found.reshape(-1)[0])
+
+
+def cropping(value: ir.Value, cuts: dict[int, tuple[int, int]]) -> Convolving:
+    """Return the law that cuts rows and columns off: a kernel of one tap among zeros.
+
+    Args:
+        value: that is cut.
+        cuts: how much, (before, after), of which spatial axis.
+    """
+    rank, channels = readers.rank_of(value), readers.size_of(value, 1)
+    if rank is None or not 3 <= rank <= 5 or channels is None:
+        raise NotFusibleError("the shape of what is cut is not known")
+    sides = [cuts.get(axis, (0, 0)) for axis in range(2, rank)]
+    kernel = tuple(before + 1 + after for before, after in sides)
+    plain = Geometry.pointwise(channels, rank - 2)
+
+    def make() -> Conv:
+        weight: Array = np.zeros((channels, 1, *kernel))
+        weight[(..., *(before for before, _ in sides))] = 1.0
+        return Conv.of(weight, groups=channels)
+
+    return Convolving(replace(plain, kernel=kernel), make, zero_bias=True)
+
+
+def framing(node: ir.Node, constants: Constants) -> tuple[ir.Value, BorderFilling] | None:
+    """Return the value that a Concat puts between constants, and the law, where it is so.
+
+    The constants stand before and after it along one spatial axis, and have one number for each
+    channel.
+    """
+    rank = readers.rank_of(node.outputs[0])
+    if rank is None or not 3 <= rank <= 5:
+        return None
+    axis = readers.integer(node, "axis", 1) % rank
+    moving = [at for at, value in enumerate(node.inputs) if not constants.known(value)]
+    value = node.inputs[moving[0]] if len(moving) == 1 else None
+    if axis < 2 or value is None:
+        return None
+    fills, sides = [], [0, 0]
+    for at, constant in enumerate(node.inputs):
+        if constant is value or constant is None:
+            continue
+        array = constants.exact(constant)
+        by_channel = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
+        if not array.size or (by_channel != by_channel[:, :1]).any():
+            raise NotFusibleError("the border is not one number for each channel")
+        fills.append(by_channel[:, 0])
+        sides[int(at > moving[0])] += array.shape[axis]
+    if any((fill != fills[0]).any() for fill in fills):
+        raise NotFusibleError("the border is not one number for each channel")
+    pads = [(0, 0)] * (rank - 2)
+    pads[axis - 2] = (sides[0], sides[1])
+    return value, BorderFilling(fills[0].size, tuple(pads), fills[0])

@@ -17,6 +17,7 @@ from reparam.conv import (
     add,
     average_pool_as_conv,
     compose,
+    error_bound,
     evaluate,
     expand_dilation,
     expand_groups,
@@ -231,7 +232,6 @@ class TestRefusals:
         [
             {"shape": (3, 3, 1, 1)},  # has a bias
             {"shape": (3, 3, 3, 3), "bias": False},
-            {"shape": (3, 3, 1, 1), "bias": False, "padding": 1},
             {"shape": (3, 3, 1, 3), "bias": False, "padding": (0, 1)},
             {"shape": (3, 3, 3, 1), "bias": False},
         ],
@@ -242,6 +242,19 @@ class TestRefusals:
         head = Conv.of(weight, np.ones(3) if bias else None, padding=first.get("padding", 0))
         with pytest.raises(NotFusibleError, match="does not absorb"):
             compose(head, self.conv((4, 3, 3, 3), padding=1))
+
+    @given(st.integers(0, 3), st.integers(0, 3), st.integers(1, 3), st.integers(7, 12))
+    def test_one_tap_may_pad_before_what_pads(self, own, more, stride, size):
+        rng = np.random.default_rng(own + 4 * more)
+        first = Conv.of(rng.normal(size=(3, 2, 1, 1)), padding=own, stride=stride)
+        second = Conv.of(rng.normal(size=(4, 3, 3, 3)), padding=more, stride=2)
+        x = rng.normal(size=(1, 2, size, size + 1))
+        if min((n + 2 * own - 1) // stride + 1 + 2 * more for n in (size, size + 1)) < 3:
+            return
+        expected = evaluate(second, evaluate(first, x))
+        found = evaluate(compose(first, second), x)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= error_bound(Sequential(first, second), x).max()
 
     def test_channels_that_do_not_follow(self):
         with pytest.raises(NotFusibleError, match="4 output channels"):

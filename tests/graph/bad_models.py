@@ -219,7 +219,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "own output": (
         lambda: model([relu("y", "y", "self")]).SerializeToString(),
-        "1 nodes: node 'self' (Relu) reads from node 'self' (Relu)",
+        "1 node: node 'self' (Relu) reads from node 'self' (Relu)",
     ),
     "cycle inside": (
         lambda: with_if(LOOP_INSIDE).SerializeToString(), "graph 'then' has a cycle"

@@ -82,6 +82,14 @@ def _(g: GraphBuilder) -> None:
     g.output(cross(g, g.input("x", _IMAGE), padding=2, stride=2))
 
 
+@block("ACBlock that crops", "18", "3 Conv, 3 BN, 2 Slice, 2 Add", "Conv")
+def _(g: GraphBuilder) -> None:
+    x = g.input("x", _IMAGE)
+    column = g.bn(g.conv(g.slice(x, 1, -1, axis=3), 8, (3, 1)))
+    row = g.bn(g.conv(g.slice(x, 1, -1, axis=2), 8, (1, 3)))
+    g.output(g.add(g.bn(g.conv(x, 8, 3)), column, row))
+
+
 @block("ACBlock of PaddleSlim", "18b", "3 Conv, 3 BN, 2 Add", "Conv")
 def _(g: GraphBuilder) -> None:
     g.output(cross(g, g.input("x", _IMAGE), 5, padding=2))
@@ -103,6 +111,38 @@ def _(g: GraphBuilder) -> None:
     wide = g.bn(g.conv(first, 8, 3))
     mean = g.bn(g.average_pool(second, 3))
     g.output(g.relu(g.add(conv_bn(g, x, 8, 3), conv_bn(g, x, 8, 1), wide, mean)))
+
+
+def border(g: GraphBuilder, y: Value, shift: np.ndarray, *, scattered: bool) -> Value:
+    """BNAndPadLayer of DBB: ``shift`` around ``y`` (1, 8, 6, 6), written into a zero border."""
+    if not scattered:
+        side, top = (np.broadcast_to(shift.reshape(1, 8, 1, 1), (1, 8, *size))
+                     for size in ((6, 1), (1, 8)))  # fmt: skip
+        rows = g.concat(g.constant(side), y, g.constant(side), axis=3)
+        return g.concat(g.constant(top), rows, g.constant(top), axis=2)
+    padded = g.pad(y, 1)
+    grid = np.stack(np.meshgrid([0], range(8), range(8), range(8), indexing="ij"), -1)
+    for cut in ((slice(0, 1), ...), (slice(7, 8), ...)):
+        rows = grid[:, :, cut[0]]
+        columns = grid[:, :, :, cut[0]]
+        for indices in (rows, columns):
+            values = np.broadcast_to(shift.reshape(1, 8, 1, 1), indices.shape[:-1])
+            index = g.constant(indices.copy(), "initializer")
+            padded = g.node("ScatterND", padded, index, g.constant(values.copy()))
+    return padded
+
+
+def padded_with_its_bias(g: GraphBuilder, *, scattered: bool) -> None:
+    x = g.input("x", (1, 8, 6, 6))
+    shift = g.rng().normal(size=8)
+    bias = g.constant(shift)
+    y = border(g, g.conv(x, 8, 1, bias=bias), shift, scattered=scattered)
+    g.output(g.add(conv_bn(g, x, 8, 3), g.bn(g.conv(y, 8, 3))))
+
+
+@block("DiverseBranchBlock, a border of constants", "19", "3 Conv, 2 BN, 2 Concat, Add", "Conv")
+def _(g: GraphBuilder) -> None:
+    padded_with_its_bias(g, scattered=False)
 
 
 @block("DiverseBranchBlock, nothing padded", "19", "4 Conv, 5 BN, AveragePool, 2 Add", "Conv")

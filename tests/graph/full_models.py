@@ -120,6 +120,8 @@ def _sort(message: Any) -> None:
         for field in ("data_location", "external_data"):
             message.ClearField(field)
     for descriptor, content in message.ListFields():
+        if content == "":  # said to be empty, or not said at all
+            message.ClearField(descriptor.name)
         if descriptor.type != descriptor.TYPE_MESSAGE:
             continue
         if hasattr(content, "ListFields"):

@@ -254,6 +254,11 @@ class TestOverridable:
         assert [entry.name for entry in found.model.graph.inputs] == ["x", "w"]
         assert found.model.ir_version == ir_version
 
+    def test_need_not_be_inputs_in_an_old_file_either(self, tmp_path: Path) -> None:
+        found = opened(tmp_path, good(ir_version=3))
+        assert found.notices == found.overridable == ()
+        assert found.model.ir_version == 4
+
     @pytest.mark.parametrize(("ir_version", "then"), [(3, 4), (4, 4), (8, 8)])
     def test_are_constants_when_asked_for(self, tmp_path: Path, ir_version: int, then: int) -> None:
         proto = good(ir_version=ir_version, inputs=self.INPUTS)

@@ -112,11 +112,11 @@ def test_a_file_in_the_order_of_the_format_comes_back_byte_by_byte(tmp_path: Pat
 
 
 @pytest.mark.parametrize("opset", range(9, 22))
-@pytest.mark.parametrize("ir_version", [3, 4, 7, 10])
-def test_versions_stay(tmp_path: Path, opset: int, ir_version: int) -> None:
+def test_versions_stay(tmp_path: Path, opset: int) -> None:
     inputs = [value("x", 1, ["n", 3, 16, 16]), value("w", 1, weight().dims)]
-    proto = good(opset=opset, ir_version=ir_version, inputs=inputs)
-    assert same(round_trip(tmp_path, proto), proto)
+    for ir_version in range(3, 11):
+        proto = good(opset=opset, ir_version=ir_version, inputs=inputs)
+        assert same(round_trip(tmp_path, proto, force=True), proto)
 
 
 def arrays() -> dict[str, Any]:

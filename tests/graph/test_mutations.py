@@ -45,7 +45,7 @@ def test_the_right_laws_fuse_everything():
 
 right_scaled, right_summed, right_batch_norm = numbers.scaled, numbers.summed, rules._batch_norm
 right_compose, right_convolution = laws.compose, rules_kernels.convolution
-right_stack, right_then = laws.Stacking.numbers, numbers.Transposed.then
+right_stack, right_then = laws.Stacking.numbers, numbers.Kept.then
 
 
 def shift_dropped(part, scale, shift):
@@ -117,7 +117,7 @@ MUTATIONS = {
     "bias of the first convolution forgotten": (laws, "compose", bias_of_the_first_forgotten),
     "concatenated the other way": (laws.Stacking, "numbers", stacked_the_other_way),
     "transposed weights scaled along the inputs": (
-        numbers.Transposed, "then", scaled_along_the_inputs),
+        numbers.Kept, "then", scaled_along_the_inputs),
     "identity of ones": (numbers, "as_conv", identity_of_ones),
 }  # fmt: skip
 
@@ -160,7 +160,7 @@ def test_what_failed_stays_as_it_was(monkeypatch):
     monkeypatch.setattr(laws, "scaled", scale_of_the_next_channel)
     monkeypatch.setattr(laws, "summed", first_branch_twice)
     monkeypatch.setattr(laws, "compose", kernel_flipped)
-    monkeypatch.setattr(numbers.Transposed, "then", scaled_along_the_inputs)
+    monkeypatch.setattr(numbers.Kept, "then", scaled_along_the_inputs)
     monkeypatch.setattr(laws.Stacking, "numbers", stacked_the_other_way)
     report = report_of(model)
     assert not report.fused

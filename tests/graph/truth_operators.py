@@ -42,6 +42,13 @@ def _sub(attributes: Attributes, given: list[Any], opset: int) -> Quantity:
     return Quantity(a.value - b.value, a.size + b.size)
 
 
+def _maximum(attributes: Attributes, given: list[Any], opset: int) -> Quantity:
+    return Quantity(
+        np.maximum.reduce(np.broadcast_arrays(*(part.value for part in given))),
+        np.maximum.reduce(np.broadcast_arrays(*(part.size for part in given))),
+    )
+
+
 def _neg(attributes: Attributes, given: list[Any], opset: int) -> Quantity:
     return given[0]._replace(value=-given[0].value)
 
@@ -223,6 +230,7 @@ def _elementwise(function: Callable[[Array, Array], Array]) -> Operator:
 
 OPERATORS: dict[str, Operator] = {
     "Add": _elementwise(np.add),
+    "Max": _maximum,
     "Sum": _both(lambda attributes, opset, *parts: sum(parts)),
     "Sub": _sub,
     "Mul": _elementwise(np.multiply),

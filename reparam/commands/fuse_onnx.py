@@ -1,0 +1,180 @@
+"""``reparam fuse`` of an ONNX file: its options, and what it prints."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from reparam.commands.common import print_json, progress, stdout, table, tell_unused
+
+if TYPE_CHECKING:
+    from reparam.commands.grid import Grid
+    from reparam.graph.pipeline import GraphFusion
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+LISTED = 8  # rows of a table; what is printed does not grow with the graph
+FOR_CHECKPOINTS = (
+    "epsilon", "families", "model", "settings", "config", "input_channels", "input_size",
+    "fold_bn", "prefix",
+)  # fmt: skip
+FOR_GRAPHS = ("allow_macs", "without", "bake_inputs", "keep_going")
+_OPTIONS = (
+    click.option(
+        "--allow-macs",
+        type=click.FloatRange(min=1.0),
+        default=1.0,
+        metavar="RATIO",
+        help="ONNX: a region may cost this many times the MACs of what it replaces. Default: 1.",
+    ),
+    click.option(
+        "--without",
+        multiple=True,
+        metavar="PASS",
+        help="ONNX: switch a pass off, such as fold-scale. Repeatable.",
+    ),
+    click.option(
+        "--bake-inputs",
+        is_flag=True,
+        help="ONNX: take weights that are inputs too for constants; they cease to be inputs.",
+    ),
+    click.option(
+        "--keep-going",
+        is_flag=True,
+        help="ONNX: leave a region whose proof fails as it is, and write the rest.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class GraphChoice:
+    """What the options say of fusing a graph."""
+
+    allow_macs: float
+    without: tuple[str, ...]
+    bake_inputs: bool
+    keep_going: bool
+
+
+def graph_options(command: Command) -> Command:
+    """Give a command the options of ONNX files, as ``graph``."""
+
+    @functools.wraps(command)
+    def with_graph(*args: Any, **values: Any) -> Any:
+        chosen = GraphChoice(**{name: values.pop(name) for name in FOR_GRAPHS})
+        return command(*args, graph=chosen, **values)
+
+    for option in reversed(_OPTIONS):
+        with_graph = option(with_graph)
+    return with_graph  # type: ignore[return-value]
+
+
+def fuse_graph_file(
+    path: Path,
+    output: Path | None,
+    graph: GraphChoice,
+    as_json: bool,
+    *,
+    kind: str | None,
+    skip: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Fuse an ONNX file and print what was done."""
+    if kind is not None:
+        raise click.UsageError(f"--format {kind} is for checkpoints; '{path}' is an ONNX file")
+    if skip:
+        raise click.UsageError(
+            f"--skip names blocks of a checkpoint; '{path}' is an ONNX file: --without PASS "
+            "switches off a pass"
+        )
+    notices = tell_unused(FOR_CHECKPOINTS, "it is for checkpoints, and this is an ONNX file")
+    from reparam.graph.pipeline import fuse_onnx  # the graph package is of no use to checkpoints
+
+    with progress(f"reading {path}") as tell:
+        result = fuse_onnx(
+            path,
+            output,
+            allow_macs=graph.allow_macs,
+            without=graph.without,
+            bake_inputs=graph.bake_inputs,
+            keep_going=graph.keep_going,
+            tell=tell,
+            **options,
+        )
+    if as_json:
+        from reparam.graph.reporting import to_json
+
+        fields = to_json(result)
+        print_json("fuse", result.verdict, {**fields, "notices": [*fields["notices"], *notices]})
+    else:
+        _print(result)
+
+
+def _print(result: GraphFusion) -> None:
+    from reparam.graph import reporting
+
+    console, report = stdout(), result.report
+    if report.fused:
+        number = len(report.fused)
+        regions = "1 region" if number == 1 else f"{number:,} regions"
+        console.print(f"{result.source}: {regions} fused")
+        console.print(_regions(result))
+        if len(report.fused) > LISTED:
+            more = len(report.fused) - LISTED
+            console.print(f"... and {more:,} more; --json lists every region")
+    else:
+        console.print(f"{result.source}: {result.verdict}")
+    console.print(reporting.changes_text(report))
+    console.print(reporting.macs_text(report))
+    passes = {**reporting.regions_by_pass(report), **report.passes}
+    if passes:
+        console.print("; ".join(f"{name}: {number:,}" for name, number in passes.items()))
+    if report.fused:
+        console.print(reporting.proof_text(report))
+    if result.output is not None:
+        console.print(reporting.whole_text(result.whole))
+    _print_remarks(result)
+    if result.output is None:
+        console.print("dry run: nothing was written, and nothing compared as a whole")
+        return
+    beside = f" and {result.data}" if result.data is not None else ""
+    console.print(f"wrote {result.output}{beside}")
+
+
+def _regions(result: GraphFusion) -> Grid:
+    from reparam.graph import reporting
+    from reparam.graph.macs import text_of
+
+    grid = table("where", "nodes", "becomes", "#MACs")
+    for one in reporting.by_saving(result.report.fused)[:LISTED]:
+        each = {"before": one.macs_before, "after": one.macs_after}
+        grid.add_row(
+            one.where,
+            reporting.operators_text(one.before),
+            reporting.becomes_text(one),
+            text_of(each, one.extent),
+        )
+    return grid
+
+
+def _print_remarks(result: GraphFusion) -> None:
+    from reparam.graph.reporting import left_text
+
+    console, report = stdout(), result.report
+    if report.flushed:
+        console.print(f"{report.flushed} subnormal values set to zero (they slow a CPU down)")
+    told = [f"left as it was, since the proof failed: {left_text(one)}" for one in report.failed]
+    told += [f"left alone: {left_text(one)}" for one in report.left]
+    for line in told[:LISTED]:
+        console.print(line)
+    if len(told) > LISTED:
+        console.print(f"... and {len(told) - LISTED:,} more left alone; --json lists them")
+    for notice in (*result.notices, *result.whole.notes):
+        console.print(f"note: {notice}")
+    for warning in result.whole.warnings[:LISTED]:
+        console.print(f"note: onnxruntime warns of the new file alone: {warning}")

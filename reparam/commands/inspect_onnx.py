@@ -1,0 +1,141 @@
+"""``reparam inspect`` of an ONNX file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reparam.commands.common import print_json, progress, stdout, table
+from reparam.commands.fuse_onnx import LISTED
+
+if TYPE_CHECKING:
+    from reparam.commands.grid import Grid
+    from reparam.graph.explaining import Explanation
+    from reparam.graph.inspecting import GraphInspection, Refused, Unfused
+
+_NAMES = re.compile(r"'[^']*'|[\d,]+|and \d+ more")
+
+
+def inspect_graph_file(path: Path, as_json: bool) -> None:
+    """Print what an ONNX file holds, and what fusing it would save."""
+    from reparam.graph.inspecting import inspect_onnx
+
+    with progress(f"reading {path}"):
+        found = inspect_onnx(path)
+    if as_json:
+        print_json("inspect", "onnx", found.to_json())
+        return
+    console = stdout()
+    console.print(_about(found))
+    _print_unfused(found)
+    alike = _alike(found.refused)
+    for number, one in alike[:LISTED]:
+        first = f"{number:,} x {one.operator}, such as" if number > 1 else one.operator
+        console.print(f"not fusible: {first} '{one.where}': {one.reason}")
+    if len(alike) > LISTED:
+        console.print(f"... and {len(alike) - LISTED:,} more reasons; --json lists every node")
+    for notice in found.notices:
+        console.print(f"note: {notice}")
+
+
+def explain_graph_file(path: Path, name: str, as_json: bool) -> None:
+    """Print why a node of an ONNX file would be fused, or not."""
+    from reparam.graph.explaining import explain
+
+    with progress(f"reading {path}"):
+        found = explain(path, name)
+    if as_json:
+        print_json("inspect", found.verdict, {"path": str(path), **found.to_json()})
+    else:
+        _print_explanation(found)
+
+
+def _about(found: GraphInspection) -> Grid:
+    about = found.about
+    beside = f" and {about['data_bytes']:,} of weights beside it" if about["data_bytes"] else ""
+    rows = [
+        ("file", f"{about['path']} ({about['file_bytes']:,} bytes{beside})"),
+        ("producer", about["producer"]),
+        ("opset", f"{about['opset']} (IR version {about['ir_version']})"),
+        ("inputs", _values(about["inputs"])),
+        ("outputs", _values(about["outputs"])),
+        ("parameters", f"{about['parameters']:,}"),
+        ("nodes", ", ".join(f"{n:,} {name}" for name, n in about["operators"].items())),
+        *about["metadata"].items(),
+    ]
+    grid = table("", "")
+    grid.show_header = False
+    for label, text in rows:
+        if text:
+            grid.add_row(label, text)
+    return grid
+
+
+def _values(values: Iterable[dict[str, Any]]) -> str:
+    return "; ".join(
+        f"{v['name']} {v['dtype']} ({', '.join(map(str, v['shape']))})" for v in values
+    )
+
+
+def _print_unfused(found: GraphInspection) -> None:
+    from reparam.graph.reporting import counts_text
+
+    console = stdout()
+    if not found.unfused:
+        console.print("nothing to fuse")
+        return
+    console.print(f"reparam fuse would fuse {len(found.unfused):,} regions, and maybe more after:")
+    grid = table("pass", "where", "nodes", "becomes", "#MACs")
+    for one in _largest_of_each(found.unfused)[:LISTED]:
+        grid.add_row(one.kind, *_row(one))
+    console.print(grid)
+    if len(found.unfused) > LISTED:
+        console.print(f"... and {len(found.unfused) - LISTED:,} more; --json lists every region")
+    console.print(counts_text(found.about["operators"], found.operators_after))
+
+
+def _largest_of_each(regions: Iterable[Unfused]) -> list[Unfused]:
+    """Return regions by kind, the kind first that holds the largest; those come sorted."""
+    by_kind: dict[str, list[Unfused]] = {}
+    for one in regions:
+        by_kind.setdefault(one.kind, []).append(one)
+    return [one for found in by_kind.values() for one in found]
+
+
+def _alike(refused: Iterable[Refused]) -> list[tuple[int, Refused]]:
+    """Return one node for each reason, and how many have it; names in reasons do not count."""
+    classes: dict[tuple[str, str], list[Refused]] = {}
+    for one in refused:
+        classes.setdefault((one.operator, _NAMES.sub("", one.reason)), []).append(one)
+    ranked = sorted(classes.values(), key=len, reverse=True)
+    return [(len(found), found[0]) for found in ranked]
+
+
+def _row(one: Unfused) -> tuple[str, str, str, str]:
+    from reparam.graph.macs import text_of
+    from reparam.graph.reporting import becomes_text, operators_text
+
+    each = {"before": one.macs_before, "after": one.macs_after}
+    return one.where, operators_text(one.before), becomes_text(one), text_of(each, one.extent)
+
+
+def _print_explanation(found: Explanation) -> None:
+    console = stdout()
+    operator = f" ({found.operator})" if found.operator else ""
+    if found.region is not None:
+        where, nodes, becomes, macs = _row(found.region)
+        console.print(f"'{found.name}'{operator} would be fused ({found.region.kind}):")
+        console.print(f"  {nodes} from '{found.region.source}' to '{where}' become {becomes}")
+        console.print(f"  MACs {macs}")
+    else:
+        console.print(f"'{found.name}'{operator} stays as it is:")
+        for reason in found.reasons:
+            console.print(f"  {reason}")
+    for label, values in (("reads", found.inputs), ("makes", found.outputs)):
+        for name, forms in values.items():
+            if forms:
+                console.print(f"  it {label} '{name}', which is")
+            for form in forms:
+                console.print(f"    {form}")

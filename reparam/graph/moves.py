@@ -1,0 +1,159 @@
+"""Moves: exact changes that bring together what the walk alone does not see as one region.
+
+In this order, each a pass that can be switched off:
+
+    hoist       a factor and a shift that stand behind a Reshape, Concat, Split, pooling ... go up
+                into the weights that make the value
+    sink        those with several readers, or behind which such nodes stand, go down into the
+                weights of all readers at once
+    regroup     in a sum of several, values made of one source come together
+
+Factors go up before they go down, since one node takes what goes up and several what goes down.
+Every move is proved before it is made, like a region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from reparam.errors import NotEquivalentError, NotFusibleError
+from reparam.graph.analysis import Analysis, analyse
+from reparam.graph.constants import Constants
+from reparam.graph.moves_affine import Run, Site, hoisted, sunk
+from reparam.graph.moves_plan import Change, Plan
+from reparam.graph.moves_regroup import Order, Sum, Terms, groups, sums
+from reparam.graph.regions import KINDS
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from reparam.graph.fusing import GraphReport, Options
+
+HOIST, SINK, REGROUP = "hoist", "sink", "regroup"
+MOVES = (HOIST, SINK, REGROUP)
+"""Names of the passes, in their order."""
+
+Avoid = set[tuple["ir.Node", "str | Terms"]]
+"""Moves that are not tried again: the node that they begin at, and the pass or the terms."""
+
+_Look = Callable[[Run, Site], "list[Change] | None"]
+
+
+def move(
+    graph: ir.Graph,
+    constants: Constants,
+    options: Options,
+    report: GraphReport,
+    frozen: Collection[ir.Node],
+    avoid: Avoid,
+) -> bool:
+    """Make every move that saves something; return whether there was one."""
+    moved = False
+    for name, look in _LOOKS.items():
+        if name not in options.without:
+            moved |= _all_runs(graph, constants, report, frozen, avoid, (name, look))
+    if REGROUP not in options.without:
+        analysis = analyse(graph, constants, frozen)
+        for sum_ in sums(graph, analysis):
+            moved |= _regrouped(graph, sum_, analysis, options, report, avoid)
+    return moved
+
+
+def _regrouped(
+    graph: ir.Graph,
+    sum_: Sum,
+    analysis: Analysis,
+    options: Options,
+    report: GraphReport,
+    avoid: Avoid,
+) -> bool:
+    """Bring terms of one source together, if they then are a region; return whether they were."""
+    from reparam.graph.fusing import Left, reason_of
+
+    kinds = [kind for kind in KINDS if kind not in options.without]
+    for terms in groups(sum_, analysis):
+        if (sum_.root, terms) in avoid:
+            continue
+        avoid.add((sum_.root, terms))
+        order = Order(graph, analysis.constants, sum_, terms)
+        if not order.makes_a_region(analysis, options.allow_macs, kinds):
+            order.discard(analysis)
+            continue
+        try:
+            proof = order.prove()
+        except NotFusibleError as error:
+            report.left.append(Left(str(sum_.output.name), REGROUP, str(error)))
+            order.discard(analysis)
+            continue
+        if not proof.holds:
+            report.failed.append(Left(str(sum_.output.name), REGROUP, reason_of(proof)))
+            order.discard(analysis)
+            continue
+        order.splice()
+        report.count("sums regrouped", 1)
+        return True
+    return False
+
+
+def _all_runs(
+    graph: ir.Graph,
+    constants: Constants,
+    report: GraphReport,
+    frozen: Collection[ir.Node],
+    avoid: Avoid,
+    what: tuple[str, _Look],
+) -> bool:
+    name, look = what
+    nodes = list(graph)
+    places = {node: index for index, node in enumerate(nodes)}
+    moved = False
+    for node in nodes if name == HOIST else reversed(nodes):
+        if node.graph is not graph or (node, name) in avoid:
+            continue  # an earlier move took it out
+        site = Site(constants, places, frozen)
+        run = site.run_at(node)
+        if run is None:
+            continue
+        try:
+            changes = look(run, site)
+        except NotFusibleError:
+            continue
+        if changes is None:
+            continue
+        plan = Plan(graph, constants, changes, name)
+        if plan.is_provable() and _made(plan, str(run.output.name), report):
+            moved = True
+            for old, new in zip(plan.old, plan.new, strict=True):
+                places.update(dict.fromkeys(new, places[old]))
+        else:
+            avoid.add((node, name))
+    return moved
+
+
+def _made(plan: Plan, where: str, report: GraphReport) -> bool:
+    """Write, prove and splice a plan; return whether all went well."""
+    from reparam.graph.fusing import Fused, Left, reason_of
+
+    try:
+        plan.write()
+        proof = plan.prove()
+    except (NotFusibleError, NotEquivalentError) as error:
+        plan.discard()
+        found = report.failed if isinstance(error, NotEquivalentError) else report.left
+        found.append(Left(where, plan.kind, str(error)))
+        return False
+    if not proof.holds:
+        plan.discard()
+        report.failed.append(Left(where, plan.kind, reason_of(proof)))
+        return False
+    before, after = plan.counts()
+    macs = plan.macs()
+    source = str(plan.sources()[0].name)
+    report.fused.append(Fused(where, source, plan.kind, before, after, macs, macs, proof.ratio))
+    report.flushed += plan.flushed
+    plan.splice()
+    return True
+
+
+_LOOKS: dict[str, _Look] = {HOIST: hoisted, SINK: sunk}

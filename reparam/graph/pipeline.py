@@ -1,0 +1,287 @@
+"""From an ONNX file to a fused one: read, fuse, prove, write, compare, and only then place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from reparam.adapters.static_models import convert_static, find_static, is_static
+from reparam.errors import GraphError, NotEquivalentError, NotFusibleError, OutputError
+from reparam.files import check_output, sha256_of
+from reparam.graph.files import Opened, data_of, open_model, save_model
+from reparam.graph.files_writing import Written
+from reparam.graph.fusing import GraphReport, Options, fuse_graph
+from reparam.graph.regions import KINDS
+from reparam.graph.whole import compare
+from reparam.graph.whole_records import NOT_RUN, Whole
+from reparam.version import tool_version
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+ONNX = ".onnx"
+STATIC = (".json", ".pdmodel", ".pdiparams")
+PASSES = KINDS
+"""Names of the passes that can be switched off."""
+
+_DRY = Whole(NOT_RUN, reason="nothing was written")
+
+
+@dataclass(frozen=True)
+class GraphFusion:
+    """A fused ONNX file.
+
+    Attributes:
+        source: the file it came from.
+        source_sha256: of that file.
+        output: where it is; None in a dry run.
+        sha256: of it.
+        data: the file beside it that has its weights, if there is one.
+        report: what was done.
+        whole: what comparing it with the source as a whole found.
+        before: regions that an earlier run fused, as the source says of itself.
+        notices: what a user should know.
+    """
+
+    source: Path
+    source_sha256: str
+    output: Path | None
+    sha256: str
+    data: Path | None
+    report: GraphReport
+    whole: Whole
+    before: int = 0
+    notices: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """``"fused"``, ``"already fused"`` or ``"nothing to fuse"``."""
+        if self.report.fused:
+            return "fused"
+        return "already fused" if self.before else "nothing to fuse"
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What is fused.
+
+    Attributes:
+        source: as it was named.
+        path: of the ONNX file.
+        sha256: of the source, where that is not the ONNX file.
+        told: of the source, for the metadata.
+        notices: of the converter.
+    """
+
+    source: Path
+    path: Path
+    sha256: str = ""
+    told: dict[str, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+
+@dataclass
+class _Checked:
+    """What the checks of a draft found."""
+
+    whole: Whole = field(default_factory=lambda: _DRY)
+
+
+def deploy_path_of(source: Path) -> Path:
+    """Return where the fused form goes by default: x.onnx, x.json and the like: x.deploy.onnx."""
+    stem = source.stem if source.suffix in (ONNX, *STATIC) else source.name
+    return source.with_name(f"{stem}.deploy{ONNX}")
+
+
+def fuse_onnx(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    allow_macs: float = 1.0,
+    without: Sequence[str] = (),
+    bake_inputs: bool = False,
+    keep_going: bool = False,
+    strict: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> GraphFusion:
+    """Fuse every linear region of an ONNX file and write the result, whole or not at all.
+
+    Every region is proved by itself, in float64; then the file that was written is compared with
+    the source as a whole, on onnxruntime, before it gets its name. The source is not changed.
+
+    Args:
+        source: an ONNX file, with any network in it; or a static Paddle program (``.json`` or
+            ``.pdmodel``, with its ``.pdiparams`` beside it), which is converted first.
+        output: x.deploy.onnx for x.onnx by default.
+        allow_macs: how many times the MACs of what it replaces a region may cost.
+        without: names of passes that are switched off, of ``PASSES``.
+        bake_inputs: take weights that are inputs of the graph too for constants.
+        keep_going: leave a region whose proof fails as it is, and write the rest.
+        strict: refuse where there is nothing to fuse, or something was left.
+        force: replace what is there.
+        dry_run: fuse and prove, and write nothing.
+        tell: is told what is being done.
+
+    Raises:
+        GraphError: the file is unusable, or a pass has no such name.
+        NotEquivalentError: a proof failed and ``keep_going`` is not set, or what was made is not
+            the same function as a whole. Nothing is written.
+        NotFusibleError: ``strict``, and there was nothing to fuse or something was left.
+        OutputError: the output cannot be written there.
+        MissingDependencyError: onnx, onnx-ir or onnxruntime is not installed.
+    """
+    source = Path(source)
+    target = deploy_path_of(source) if output is None else Path(output)
+    options = Options(without=known_passes(without), allow_macs=allow_macs, keep_going=keep_going)
+    if not dry_run:
+        _check_target(source, target, force)
+    tell(f"reading {source}")
+    with _as_onnx(source, tell) as origin:
+        opened = _opened(origin, bake_inputs)
+        tell(f"fusing {source}")
+        before = _fused_before(opened.model)
+        report = fuse_graph(opened.model, options)
+        _need_proofs(source, report, keep_going)
+        if strict:
+            _need_all_fused(source, report)
+        notices = (*origin.notices, *opened.notices, *report.notices)
+        sha256 = origin.sha256 or opened.sha256
+        if dry_run:
+            return GraphFusion(source, sha256, None, "", None, report, _DRY, before, notices)
+        _stamp(opened, origin, before + len(report.fused))
+        tell(f"writing {target} and comparing it with {source}")
+        written, whole = _written(opened, source, target, force)
+    data = data_of(target) if written.data_bytes else None
+    return GraphFusion(source, sha256, target, written.sha256, data, report, whole, before, notices)
+
+
+@contextmanager
+def _as_onnx(source: Path, tell: Callable[[str], None]) -> Iterator[_Origin]:
+    """Yield an ONNX file: the source, or what the converter makes of a static Paddle program."""
+    if not is_static(source):
+        yield _Origin(source, source)
+        return
+    static = find_static(source)
+    tell(f"converting {static.program}")
+    with TemporaryDirectory(prefix="reparam-") as folder:
+        converted = convert_static(static, Path(folder))
+        notices = [f"{what}: {number}" for what, number in converted.repairs.items()]
+        yield _Origin(
+            source,
+            converted.path,
+            sha256_of(static.program),
+            {"reparam.parameters_sha256": sha256_of(static.parameters)},
+            tuple(notices),
+        )
+
+
+def _opened(origin: _Origin, bake_inputs: bool) -> Opened:
+    try:
+        return open_model(origin.path, bake_inputs=bake_inputs)
+    except GraphError as error:
+        if origin.path == origin.source:
+            raise
+        raise error.located(f"cannot use what the converter made of '{origin.source}'") from error
+
+
+def known_passes(names: Sequence[str]) -> frozenset[str]:
+    """Return names of passes that are switched off.
+
+    Raises:
+        GraphError: there is no pass of a name.
+    """
+    unknown = [name for name in names if name not in PASSES]
+    if unknown:
+        raise GraphError(
+            f"there is no pass '{unknown[0]}'", found=f"passes are {', '.join(PASSES)}"
+        )
+    return frozenset(names)
+
+
+def _check_target(source: Path, target: Path, force: bool) -> None:
+    """Refuse early what could not be written at the end."""
+    if target.suffix != ONNX:
+        raise OutputError(
+            f"cannot write '{target}'",
+            found="a name that does not end in .onnx",
+            why="what becomes of an ONNX file is an ONNX file",
+        )
+    if target.exists() and source.exists() and target.samefile(source):
+        raise OutputError(
+            f"'{target}' is the input", why="the input is never changed", hint="-o names another"
+        )
+    check_output(target, force)
+
+
+def _need_proofs(source: Path, report: GraphReport, keep_going: bool) -> None:
+    if report.failed and not keep_going:
+        first, more = report.failed[0], len(report.failed) - 1
+        raise NotEquivalentError(
+            f"a region of '{source}' is not the same function after fusing",
+            found=f"'{first.where}': {first.reason}" + (f" (and {more} more)" if more else ""),
+            why="nothing is written that was not proved",
+            hint="--keep-going leaves such regions as they are and writes the rest",
+        )
+
+
+def _need_all_fused(source: Path, report: GraphReport) -> None:
+    left = [*report.failed, *report.left]
+    if left:
+        raise NotFusibleError(
+            f"not everything in '{source}' was fused",
+            found=f"'{left[0].where}' was left: {left[0].reason.splitlines()[0]}",
+            why="--strict was given",
+        )
+    if not report.fused:
+        raise NotFusibleError(f"nothing to fuse in '{source}'", why="--strict was given")
+
+
+def _fused_before(model: ir.Model) -> int:
+    told = model.metadata_props.get("reparam.fused_regions", "")
+    return int(told) if told.isdecimal() else 0
+
+
+def _stamp(opened: Opened, origin: _Origin, regions: int) -> None:
+    """Make a model say what was done to it; what it says of itself otherwise stays.
+
+    A source that says what it came from itself keeps that: the checkpoint it was exported from.
+    """
+    said = opened.model.metadata_props
+    sha256 = origin.sha256 or opened.sha256
+    said.setdefault("reparam.source_sha256", sha256)
+    said.update(origin.told)
+    said["reparam.version"] = tool_version()
+    said["reparam.fused_from_sha256"] = sha256
+    said["reparam.fused_regions"] = str(regions)
+
+
+def _written(opened: Opened, source: Path, target: Path, force: bool) -> tuple[Written, Whole]:
+    """Write a model; it gets its name only after it was compared with its source."""
+    stamp = _stamp_of(opened.path)
+    checked = _Checked()
+
+    def check(draft: Path) -> None:
+        checked.whole = compare(opened.path, draft)
+        if checked.whole.verdict == "different":
+            raise NotEquivalentError(
+                f"what fusing made of '{source}' is not the same function",
+                found=checked.whole.reason,
+                why="nothing is written that is not equal as a whole",
+                hint="--without PASS switches a pass off; please report this, with the file",
+            )
+        if _stamp_of(opened.path) != stamp or sha256_of(opened.path) != opened.sha256:
+            raise GraphError(f"'{source}' changed while it was being read")
+
+    written = save_model(opened.model, target, force=force, check=check)
+    return written, checked.whole
+
+
+def _stamp_of(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns

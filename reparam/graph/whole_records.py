@@ -1,0 +1,86 @@
+"""What comparing two whole graphs found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+EQUAL, DIFFERENT, UNDECIDABLE, NOT_RUN = "equal", "different", "undecidable", "not run"
+
+_ORDER = {DIFFERENT: 2, UNDECIDABLE: 1, EQUAL: 0}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One output on one input.
+
+    Attributes:
+        output: its name.
+        run: the probe and the shapes of the inputs.
+        verdict: ``"equal"``, ``"different"`` or ``"undecidable"``.
+        distance: largest difference from the truth; infinite for another shape, or what is not
+            finite.
+        bound: what it may be.
+        floor: how far the original itself is from the truth.
+        scale: largest magnitude of the truth.
+        index: where the distance is largest.
+        reason: what is to be said beside the numbers.
+    """
+
+    output: str
+    run: str
+    verdict: str
+    distance: float = 0.0
+    bound: float = 0.0
+    floor: float = 0.0
+    scale: float = 0.0
+    index: tuple[int, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Whether a fused graph is the original, as a whole, on onnxruntime.
+
+    Attributes:
+        verdict: ``"equal"``, ``"different"``, ``"undecidable"`` or ``"not run"``.
+        worst: the output that is furthest for what it may be, None where nothing was compared.
+        reason: of any verdict but equal.
+        truth: what outputs were held against.
+        runs: probes and shapes of inputs.
+        warnings: what onnxruntime says of the fused file and did not say of the original.
+        notes: what was done otherwise than usual.
+    """
+
+    verdict: str
+    worst: Result | None = None
+    reason: str = ""
+    truth: str = ""
+    runs: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing speaks against the fused file."""
+        return self.verdict != DIFFERENT and not self.warnings
+
+
+def summary(results: Sequence[Result], whole: Whole) -> Whole:
+    """Return ``whole`` with the verdict of all results; the worst of them decides."""
+    worst = max(results, key=lambda r: (_ORDER[r.verdict], r.distance / r.bound if r.bound else 0))
+    return replace(whole, verdict=worst.verdict, worst=worst, reason=worst.reason or _why(worst))
+
+
+def _why(worst: Result) -> str:
+    if worst.verdict == DIFFERENT:
+        return (
+            f"output '{worst.output}' is off by {worst.distance:.3g} (allowed: {worst.bound:.3g}) "
+            f"at {list(worst.index)} on {worst.run}"
+        )
+    if worst.verdict == UNDECIDABLE:
+        return (
+            f"the original itself is off by {worst.floor:.2g} where the largest value of output "
+            f"'{worst.output}' is {worst.scale:.2g}, so outputs prove nothing"
+        )
+    return ""

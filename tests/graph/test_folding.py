@@ -1,0 +1,100 @@
+"""Constants that are computed are computed once, and nothing else is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from tests.graph.builder import GraphBuilder, Value
+from tests.graph.builder_base import op_counts
+from tests.graph.fusing import defects, fused
+
+
+def after(g: GraphBuilder) -> onnx.ModelProto:
+    before = g.model()
+    made = fused(before)
+    assert defects(g, before, made) == []
+    return made
+
+
+def read_by_a_max_pool(g: GraphBuilder, weight: Any) -> None:
+    """x times the weight, through what is not linear, so that the weight is seen as it is."""
+    x = g.input("x", (1, 3, 6, 6))
+    g.output(g.mul(g.max_pool(x, 2), weight))
+
+
+def weights(model: onnx.ModelProto) -> list[np.ndarray]:
+    return [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
+
+
+def test_arithmetic_layout_and_reductions_of_constants_are_computed() -> None:
+    g = GraphBuilder()
+    weight = g.div(g.add(g.weight((3, 4)), g.weight(4)), g.scalar(3.0))
+    weight = g.transpose(g.reshape(weight, [4, 3]), [1, 0])
+    weight = g.reshape(g.reduce_mean(g.neg(weight), [1]), [3, 1, 1])
+    read_by_a_max_pool(g, weight)
+    made = after(g)
+    assert op_counts(made) == {"MaxPool": 1, "Mul": 1}
+    assert [array.shape for array in weights(made)] == [(3, 1, 1)]
+
+
+def test_a_shape_of_known_sizes_is_a_constant() -> None:
+    g = GraphBuilder()
+    x = g.input("x", (2, 3, 4, 4))
+    shape = g.node("Shape", x)
+    batch = g.node("Gather", shape, np.array([0], np.int64), axis=0)
+    target = g.node("Concat", batch, np.array([-1], np.int64), axis=0)
+    g.output(g.relu(g.node("Reshape", x, target)))
+    assert op_counts(after(g)) == {"Reshape": 1, "Relu": 1}
+
+
+def test_a_shape_of_open_sizes_stays() -> None:
+    g = GraphBuilder()
+    x = g.input("x", (None, 3, 4, 4))
+    batch = g.node("Gather", g.node("Shape", x), np.array([0], np.int64), axis=0)
+    target = g.node("Concat", batch, np.array([-1], np.int64), axis=0)
+    g.output(g.relu(g.node("Reshape", x, target)))
+    assert op_counts(after(g))["Shape"] == 1
+
+
+@pytest.mark.parametrize("kind", ["overridable", "fed"])
+def test_what_may_be_overridden_is_no_constant(kind: str) -> None:
+    g = GraphBuilder()
+    read_by_a_max_pool(g, g.neg(g.weight((3, 1, 1), kind)))
+    assert op_counts(after(g)) == {"MaxPool": 1, "Mul": 1, "Neg": 1}
+
+
+def test_a_computed_constant_that_is_an_output_stays() -> None:
+    g = GraphBuilder()
+    weight = g.neg(g.weight((3, 1, 1)))
+    read_by_a_max_pool(g, weight)
+    g.output(weight)
+    assert op_counts(after(g)) == {"MaxPool": 1, "Mul": 1, "Neg": 1}
+
+
+def test_a_cast_rounds_before_what_follows() -> None:
+    g = GraphBuilder(weights="cast")
+    rough = g.node("Cast", g.constant([1 / 3] * 3, "initializer"), to=onnx.TensorProto.FLOAT16)
+    fine = g.node("Cast", rough, to=onnx.TensorProto.FLOAT)
+    read_by_a_max_pool(g, g.reshape(fine, [3, 1, 1]))
+    (weight,) = weights(after(g))
+    assert weight.dtype == np.float32
+    assert (weight == np.float32(np.float16(1 / 3))).all()
+
+
+def test_a_large_constant_made_of_a_small_one_is_not_written_down() -> None:
+    g = GraphBuilder()
+    wide: Value = g.node("Expand", g.weight((3, 1, 1)), np.array([3, 300, 300], np.int64))
+    g.output(g.add(g.max_pool(g.input("x", (1, 3, 301, 301)), 2), wide))
+    assert op_counts(after(g)) == {"MaxPool": 1, "Expand": 1, "Add": 1}
+
+
+def test_what_is_not_finite_is_not_written_down() -> None:
+    g = GraphBuilder()
+    mask = g.mul(g.constant(np.full((3, 1, 1), 3e38)), g.scalar(10.0))
+    g.output(g.node("Max", g.input("x", (1, 3, 6, 6)), mask))
+    assert op_counts(after(g)) == {"Max": 1, "Mul": 1}

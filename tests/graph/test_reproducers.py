@@ -1,0 +1,90 @@
+"""Random graphs that once went wrong, as small as they could be made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from reparam.adapters.onnx_runtime import open_session
+from tests.graph.builder import GraphBuilder
+from tests.graph.builder_base import op_counts
+from tests.graph.fusing import defects, fused
+
+Build = Callable[[GraphBuilder], None]
+FOUND: dict[str, tuple[Build, str]] = {}
+
+
+def found(after: str) -> Callable[[Build], Build]:
+    """Declare a graph and the operators that it fuses to, in the order of their names."""
+
+    def declare(build: Build) -> Build:
+        FOUND[build.__name__] = build, after
+        return build
+
+    return declare
+
+
+@found("Dropout")
+def the_only_node_between_an_input_and_an_output(g: GraphBuilder) -> None:
+    g.output(g.dropout(g.input("x", (1, 1, 6, 8))))
+
+
+@found("AveragePool Dropout")
+def one_output_is_another_by_another_name(g: GraphBuilder) -> None:
+    mean = g.average_pool(g.input("x", (None, 2, None, None)), 2, include_pad=False)
+    g.output(g.dropout(mean), mean)
+
+
+@found("Mul")
+def a_sum_of_a_value_with_itself(g: GraphBuilder) -> None:
+    x = g.input("x", (1, 1, 4))
+    g.output(g.add(x, x, x))
+
+
+@found("Mul")
+def nothing_times_a_value(g: GraphBuilder) -> None:
+    x = g.input("x", (1, 3, 4, 7))
+    g.output(g.dropout(g.sub(x, x)))
+
+
+@found("Conv")
+def a_dead_reader_in_a_subgraph(g: GraphBuilder) -> None:
+    x, z = (g.input(name, (None, 3, None, None)) for name in "xz")
+    g.if_reads(g.add(x, z))
+    g.output(g.conv(x, 3, (2, 3), stride=(2, 1), auto_pad="SAME_UPPER"))
+
+
+@found("Conv")
+def a_dilation_without_taps(g: GraphBuilder) -> None:
+    g.output(g.dropout(g.conv(g.input("x", (None, 1, None, None)), 1, 1, dilation=(2, 1))))
+
+
+@found("Conv Pad")
+def zeros_around_a_convolution(g: GraphBuilder) -> None:
+    x = g.input("x", (1, 2, 6, 5))
+    y = g.conv(x, 2, 1, stride=(2, 1), auto_pad="SAME_UPPER")
+    g.output(g.pad(y, ((1, 1), (1, 0))))
+
+
+@found("Conv Conv Relu Slice")
+def sizes_that_inference_has_no_name_for(g: GraphBuilder) -> None:
+    x = g.input("x", (None, 3, None, None))
+    row = g.neg(g.slice(x, 1, 100, axis=2))
+    geometry = {"padding": (0, 2), "dilation": (1, 2), "stride": (2, 2)}
+    g.output(g.conv(g.relu(x), 3, (1, 3), **geometry), g.conv(row, 3, (1, 3), **geometry))
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_it_goes_right_now(name: str) -> None:
+    build, after = FOUND[name]
+    g = GraphBuilder()
+    build(g)
+    before = g.model()
+    made = fused(before)
+    assert defects(g, before, made) == []
+    assert fused(made) == made
+    counts = op_counts(made)
+    assert " ".join(op for op in sorted(counts) for _ in range(counts[op])) == after
+    for probe in ("first", "second"):
+        open_session(made.SerializeToString()).run(None, g.feeds(probe))
