@@ -120,7 +120,7 @@ def _(g: GraphBuilder) -> None:
 
 
 @miss("channels cut into halves before the BatchNorm", "14", "Conv, Reshape, BN, Relu",
-      "Conv, Reshape, BN, Relu", "four channels of twice the height")  # fmt: skip
+      "Conv, Reshape, Relu", "two channels, one above the other, have one factor")  # fmt: skip
 def _(g: GraphBuilder) -> None:
     y = g.conv(g.input("x", (1, 8, 6, 6)), 8, 3, padding=1)
     g.output(g.relu(g.bn(g.reshape(y, [1, 4, 12, 6]))))
