@@ -179,7 +179,8 @@ class Folder:
         inputs = [self._constants.shape(value) for value in node.inputs]
         shapes = [shape for shape in inputs if shape is not None]
         small = [self._small(value) for value in node.inputs]
-        size = max(_item_size(value, node) for value in node.inputs)
+        moved = node.op_type in _MOVING and node.op_type != "Where"
+        size = max(_item_size(value, node) for value in node.inputs[: 1 if moved else None])
         made = size * elements(call, shapes, small)
         freed = sum(
             value.const_value.nbytes
