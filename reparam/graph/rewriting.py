@@ -121,15 +121,23 @@ class Writer:
     def _result(self) -> ir.Value:
         return self.nodes[-1].outputs[0] if self.nodes else self.source
 
-    def _node(self, op_type: str, inputs: Sequence[ir.Value | None], **attributes: Any) -> ir.Value:
+    def _node(
+        self, op_type: str, inputs: Sequence[ir.Value | None], **attributes: int | Sequence[int]
+    ) -> ir.Value:
         import onnx_ir
 
         base = self.region.output.name or op_type
         last = self.region.nodes[-1]
-        node = onnx_ir.node(
+        node = onnx_ir.Node(
+            "",
             op_type,
             inputs,
-            attributes=attributes,
+            [
+                onnx_ir.AttrInt64(key, value)
+                if isinstance(value, int)
+                else onnx_ir.AttrInt64s(key, value)
+                for key, value in attributes.items()
+            ],
             name=self.constants.unused_node(last.name or base),
         )
         node.outputs[0].name = self.constants.unused(f"{base}.{op_type.lower()}")
@@ -138,12 +146,28 @@ class Writer:
         return node.outputs[0]
 
     def _constant(self, what: str, array: Array) -> ir.Value:
+        """Return an initializer with these numbers; one that the region reads keeps its name."""
         stored, flushed = round_once(array, self.dtype)
+        held = self._held(stored)
+        if held is not None:
+            return held
         self.flushed += flushed
         base = f"{self.region.output.name}.{what}"
         value = self.constants.register(base, stored, exact=array)
         self.made.append(value)
         return value
+
+    def _held(self, stored: Array) -> ir.Value | None:
+        """Return a constant that the region reads and that is the same, bit for bit."""
+        for value in (value for node in self.region.nodes for value in node.inputs):
+            if value is None or self.constants.shape(value) != stored.shape:
+                continue
+            found = self.constants.get(value)
+            if found is not None and found.dtype == stored.dtype:
+                bits = f"u{stored.dtype.itemsize}"
+                if np.array_equal(np.ravel(found).view(bits), np.ravel(stored).view(bits)):
+                    return value
+        return None
 
     def _conv(self, conv: Conv) -> None:
         inputs = [self.source, self._constant("weight", conv.weight)]
@@ -158,10 +182,12 @@ class Writer:
     def _linear(self, conv: Conv, form: Form) -> None:
         matrix = conv.weight[..., 0]
         if is_gemm(form):
-            inputs = [self.source, self._constant("weight", matrix)]
+            held = self._held(round_once(matrix.T, self.dtype)[0])
+            weight = self._constant("weight", matrix) if held is None else held
+            inputs = [self.source, weight]
             if conv.bias.any() or self.constants.opset < 11:
                 inputs.append(self._constant("bias", conv.bias))
-            self._node("Gemm", inputs, transB=1)
+            self._node("Gemm", inputs, transB=int(held is None))
             return
         product = self._node("MatMul", [self.source, self._constant("weight", matrix.T)])
         if conv.bias.any():
