@@ -91,6 +91,13 @@ def test_a_large_constant_made_of_a_small_one_is_not_written_down() -> None:
     assert op_counts(after(g)) == {"MaxPool": 1, "Expand": 1, "Add": 1}
 
 
+def test_a_large_weight_behind_a_reshape_is_written_down() -> None:
+    g = GraphBuilder()
+    weight = g.reshape(g.weight((1, 200 * 200)), [200, 200])  # more than a file may grow by
+    g.output(g.node("MatMul", g.relu(g.input("x", (1, 200))), weight))
+    assert op_counts(after(g)) == {"MatMul": 1, "Relu": 1}
+
+
 def test_what_is_not_finite_is_not_written_down() -> None:
     g = GraphBuilder()
     mask = g.mul(g.constant(np.full((3, 1, 1), 3e38)), g.scalar(10.0))
