@@ -16,7 +16,7 @@ from reparam.graph.macs import Extent, Macs, Sizes, macs_of
 from reparam.graph.moves import Avoid, move
 from reparam.graph.normalizing import Normalization, Normalized, normalize, settle
 from reparam.graph.passes import check_names
-from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep
+from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep, tidy
 from reparam.graph.proving import Proof
 from reparam.graph.regions import KINDS, Ends, Region, choose
 from reparam.graph.rewriting import Writer
@@ -157,7 +157,8 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
         for _ in range(ROUNDS):
             if not _one_round(graph, constants, options, report, avoid, whole):
                 break
-        if not move(graph, constants, options, report, whole, tried):
+        moved = move(graph, constants, options, report, whole, tried)
+        if not tidy(graph, constants, options, report) and not moved:
             break
     if normalized is not None:
         report.notices += settle(graph, normalized)

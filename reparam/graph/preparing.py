@@ -33,10 +33,18 @@ def prepare(model: ir.Model, constants: Constants, options: Options, report: Gra
         infer_shapes(model)
     else:
         _fold(model, constants, report)
-    if "identities" not in without:
-        report.count("nodes that change nothing bypassed", bypass_identities(graph, constants))
+    tidy(graph, constants, options, report)
     if "global-pool" not in without:
         report.count("means over all positions made one", pool_globally(graph, constants))
+
+
+def tidy(graph: ir.Graph, constants: Constants, options: Options, report: GraphReport) -> bool:
+    """Take out what changes nothing; return whether there was any."""
+    if "identities" in options.without:
+        return False
+    count = bypass_identities(graph, constants)
+    report.count("nodes that change nothing bypassed", count)
+    return count > 0
 
 
 def _fold(model: ir.Model, constants: Constants, report: GraphReport) -> None:
