@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from reparam.adapters.static_models import convert_static, find_static, is_static
 from reparam.errors import GraphError, NotEquivalentError, NotFusibleError, OutputError
 from reparam.files import check_output, sha256_of
-from reparam.graph.files import Opened, data_of, open_model, save_model
+from reparam.graph.files import Opened, data_of, save_model
 from reparam.graph.files_writing import Written
 from reparam.graph.fusing import GraphReport, Options, fuse_graph
+from reparam.graph.origins import ONNX, STATIC, Origin, as_onnx
 from reparam.graph.passes import check_names
+from reparam.graph.reporting import left_text
 from reparam.graph.whole import compare
 from reparam.graph.whole_records import NOT_RUN, Whole
 from reparam.version import tool_version
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-ONNX = ".onnx"
-STATIC = (".json", ".pdmodel", ".pdiparams")
 
 _DRY = Whole(NOT_RUN, reason="nothing was written")
 
@@ -70,25 +66,6 @@ class GraphFusion:
         if before != after:
             return "simplified"
         return "already fused" if self.before else "nothing to fuse"
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """What is fused.
-
-    Attributes:
-        source: as it was named.
-        path: of the ONNX file.
-        sha256: of the source, where that is not the ONNX file.
-        told: of the source, for the metadata.
-        notices: of the converter.
-    """
-
-    source: Path
-    path: Path
-    sha256: str = ""
-    told: dict[str, str] = field(default_factory=dict)
-    notices: tuple[str, ...] = ()
 
 
 @dataclass
@@ -150,8 +127,10 @@ def fuse_onnx(
     if not dry_run:
         _check_target(source, target, force)
     tell(f"reading {source}")
-    with _as_onnx(source, tell) as origin:
-        opened = _opened(origin, bake_inputs)
+    with as_onnx(source, tell) as origin:
+        opened = origin.opened(bake_inputs)
+        if not dry_run:
+            _check_data(opened, target)
         tell(f"fusing {source}")
         before = _fused_before(opened.model)
         report = fuse_graph(opened.model, options)
@@ -170,35 +149,6 @@ def fuse_onnx(
     return GraphFusion(source, sha256, target, written.sha256, data, report, whole, before, notices)
 
 
-@contextmanager
-def _as_onnx(source: Path, tell: Callable[[str], None]) -> Iterator[_Origin]:
-    """Yield an ONNX file: the source, or what the converter makes of a static Paddle program."""
-    if not is_static(source):
-        yield _Origin(source, source)
-        return
-    static = find_static(source)
-    tell(f"converting {static.program}")
-    with TemporaryDirectory(prefix="reparam-") as folder:
-        converted = convert_static(static, Path(folder))
-        notices = [f"{what}: {number}" for what, number in converted.repairs.items()]
-        yield _Origin(
-            source,
-            converted.path,
-            sha256_of(static.program),
-            {"reparam.parameters_sha256": sha256_of(static.parameters)},
-            tuple(notices),
-        )
-
-
-def _opened(origin: _Origin, bake_inputs: bool) -> Opened:
-    try:
-        return open_model(origin.path, bake_inputs=bake_inputs)
-    except GraphError as error:
-        if origin.path == origin.source:
-            raise
-        raise error.located(f"cannot use what the converter made of '{origin.source}'") from error
-
-
 def _check_target(source: Path, target: Path, force: bool) -> None:
     """Refuse early what could not be written at the end."""
     if target.suffix != ONNX:
@@ -214,12 +164,23 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
     check_output(target, force)
 
 
+def _check_data(opened: Opened, target: Path) -> None:
+    """Refuse to write over the weights of the source, which may be beside the output."""
+    data = data_of(target)
+    if data.exists() and any(data.samefile(one) for one in opened.data_files):
+        raise OutputError(
+            f"'{data}' has weights of the input",
+            why="the input is never changed",
+            hint="-o names another",
+        )
+
+
 def _need_proofs(source: Path, report: GraphReport, keep_going: bool) -> None:
     if report.failed and not keep_going:
-        first, more = report.failed[0], len(report.failed) - 1
+        more = len(report.failed) - 1
         raise NotEquivalentError(
             f"a region of '{source}' is not the same function after fusing",
-            found=f"'{first.where}': {first.reason}" + (f" (and {more} more)" if more else ""),
+            found=left_text(report.failed[0]) + (f" (and {more} more)" if more else ""),
             why="nothing is written that was not proved",
             hint="--keep-going leaves such regions as they are and writes the rest",
         )
@@ -230,7 +191,7 @@ def _need_all_fused(source: Path, report: GraphReport) -> None:
     if left:
         raise NotFusibleError(
             f"not everything in '{source}' was fused",
-            found=f"'{left[0].where}' was left: {left[0].reason.splitlines()[0]}",
+            found=f"left was {left_text(left[0])}",
             why="--strict was given",
         )
     if not report.fused:
@@ -242,7 +203,7 @@ def _fused_before(model: ir.Model) -> int:
     return int(told) if told.isdecimal() else 0
 
 
-def _stamp(opened: Opened, origin: _Origin, regions: int) -> None:
+def _stamp(opened: Opened, origin: Origin, regions: int) -> None:
     """Make a model say what was done to it; what it says of itself otherwise stays.
 
     A source that says what it came from itself keeps that: the checkpoint it was exported from.
