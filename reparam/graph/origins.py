@@ -11,7 +11,10 @@ from tempfile import TemporaryDirectory
 from reparam.adapters.static_models import convert_static, find_static, is_static
 from reparam.errors import GraphError
 from reparam.files import sha256_of
-from reparam.graph.files import Opened, open_model
+from reparam.graph.constants import Constants
+from reparam.graph.files import Opened, open_model, save_model
+from reparam.graph.normalizing import Normalization, normalize
+from reparam.graph.preparing import infer_shapes
 
 ONNX = ".onnx"
 STATIC = (".json", ".pdmodel", ".pdiparams")
@@ -48,6 +51,27 @@ class Origin:
                 raise
             what = f"cannot use what the converter made of '{self.source}'"
             raise error.located(what) from error
+
+    @contextmanager
+    def reference(self, bake_inputs: bool, wanted: Normalization | None) -> Iterator[Path]:
+        """Yield the file that a fused one is to be the same function as.
+
+        It is the ONNX file; or, where that is to take raw pixels, a temporary copy in which they
+        are normalised first, and nothing is fused.
+
+        Raises:
+            GraphError: there is no saying what is to be normalised.
+        """
+        if wanted is None:
+            yield self.path
+            return
+        with TemporaryDirectory(prefix="reparam-") as folder:
+            model = self.opened(bake_inputs).model
+            infer_shapes(model)
+            normalize(model, wanted, Constants(model.graph))
+            path = Path(folder) / f"reference{ONNX}"
+            save_model(model, path)
+            yield path
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from reparam.files import check_output, sha256_of
 from reparam.graph.files import Opened, data_of, save_model
 from reparam.graph.files_writing import Written
 from reparam.graph.fusing import GraphReport, Options, fuse_graph
+from reparam.graph.normalizing import Normalization
 from reparam.graph.origins import ONNX, STATIC, Origin, as_onnx
 from reparam.graph.passes import check_names
 from reparam.graph.reporting import left_text
@@ -87,6 +88,8 @@ def fuse_onnx(
     *,
     allow_macs: float = 1.0,
     without: Sequence[str] = (),
+    normalize: str | Normalization | None = None,
+    merge_siblings: bool = False,
     bake_inputs: bool = False,
     keep_going: bool = False,
     strict: bool = False,
@@ -105,6 +108,9 @@ def fuse_onnx(
         output: x.deploy.onnx for x.onnx by default.
         allow_macs: how many times the MACs of what it replaces a region may cost.
         without: names of passes that are switched off, of :data:`reparam.graph.passes.NAMES`.
+        normalize: what is to be done to the pixels of the image, which the file takes raw then: a
+            preset, or numbers, as :meth:`reparam.graph.normalizing.Normalization.parse` reads.
+        merge_siblings: make 1x1 convolutions that read one value one, with a Split.
         bake_inputs: take weights that are inputs of the graph too for constants.
         keep_going: leave a region whose proof fails as it is, and write the rest.
         strict: refuse where there is nothing to fuse, or something was left.
@@ -113,7 +119,8 @@ def fuse_onnx(
         tell: is told what is being done.
 
     Raises:
-        GraphError: the file is unusable, or a pass has no such name.
+        GraphError: the file is unusable, a pass has no such name, or the normalisation cannot be
+            put into it.
         NotEquivalentError: a proof failed and ``keep_going`` is not set, or what was made is not
             the same function as a whole. Nothing is written.
         NotFusibleError: ``strict``, and there was nothing to fuse or something was left.
@@ -123,7 +130,8 @@ def fuse_onnx(
     source = Path(source)
     target = deploy_path_of(source) if output is None else Path(output)
     check_names(without)
-    options = Options(frozenset(without), allow_macs, keep_going)
+    wanted = Normalization.parse(normalize) if isinstance(normalize, str) else normalize
+    options = Options(frozenset(without), allow_macs, keep_going, wanted, merge_siblings)
     if not dry_run:
         _check_target(source, target, force)
     tell(f"reading {source}")
@@ -144,7 +152,8 @@ def fuse_onnx(
             return GraphFusion(source, sha256, None, "", None, report, _DRY, before, notices)
         _stamp(opened, origin, before + len(report.fused))
         tell(f"writing {target} and comparing it with {source}")
-        written, whole = _written(opened, source, target, force)
+        with origin.reference(bake_inputs, options.normalize) as reference:
+            written, whole = _written(opened, source, reference, target, force)
     data = data_of(target) if written.data_bytes else None
     return GraphFusion(source, sha256, target, written.sha256, data, report, whole, before, notices)
 
@@ -217,13 +226,15 @@ def _stamp(opened: Opened, origin: Origin, regions: int) -> None:
     said["reparam.fused_regions"] = str(regions)
 
 
-def _written(opened: Opened, source: Path, target: Path, force: bool) -> tuple[Written, Whole]:
+def _written(
+    opened: Opened, source: Path, reference: Path, target: Path, force: bool
+) -> tuple[Written, Whole]:
     """Write a model; it gets its name only after it was compared with its source."""
     stamp = _stamp_of(opened.path)
     checked = _Checked()
 
     def check(draft: Path) -> None:
-        checked.whole = compare(opened.path, draft)
+        checked.whole = compare(reference, draft)
         if checked.whole.verdict == "different":
             raise NotEquivalentError(
                 f"what fusing made of '{source}' is not the same function",
