@@ -12,18 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from reparam.adapters.onnx_weights import initializers_of, with_weights, without_weights
 from reparam.adapters.paddle_models import Array
-from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
-from reparam.graph.fusing import (
-    Fused,
-    GraphReport,
-    Left,
-    Options,
-    fuse_graph,
-    operators_of,
-)
-from reparam.graph.preparing import prepare
-from reparam.graph.regions import choose
+from reparam.graph.fusing import Fused, Left, Options, fuse_graph
+from reparam.graph.inspecting import first_round
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -68,7 +59,7 @@ def end_with_fusing(proto: Any, weights: Mapping[str, Array], *, fuse: bool = Tr
     before = set(model.graph.initializers)
     report = fuse_graph(model, Options(keep_going=True))
     left = (*report.left, *report.failed)
-    if not report.fused:
+    if not report.fused and report.ops_after == report.ops_before:
         return Ended(proto, weights, left=left)
     made = {k: v for k, v in initializers_of(model).items() if k not in before}
     ended, heavy = without_weights(model, proto, weights)
@@ -77,7 +68,5 @@ def end_with_fusing(proto: Any, weights: Mapping[str, Array], *, fuse: bool = Tr
 
 def _regions(model: ir.Model) -> tuple[Left, ...]:
     """Return the regions that fusing would take first; the model is not of use afterwards."""
-    graph, constants = model.graph, Constants(model.graph)
-    prepare(model, constants, Options(), GraphReport(operators_of(graph)))
-    regions = choose(graph, analyse(graph, constants))
+    regions = first_round(model, Constants(model.graph)).regions
     return tuple(Left(str(one.output.name), one.kind, AS_ASKED) for one in regions)
