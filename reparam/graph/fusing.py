@@ -12,10 +12,11 @@ from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
 from reparam.graph.idioms import idioms
+from reparam.graph.laws import BorderFilling
 from reparam.graph.macs import Extent, Macs, Sizes, macs_of
 from reparam.graph.moves import Avoid, move
 from reparam.graph.passes import check_names
-from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep
+from reparam.graph.preparing import bypass, declared_shapes, prepare, restore_shapes, sweep
 from reparam.graph.proving import Proof
 from reparam.graph.regions import KINDS, Ends, Region, choose
 from reparam.graph.rewriting import Writer
@@ -150,7 +151,8 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
         for _ in range(ROUNDS):
             if not _one_round(graph, constants, options, report, avoid, whole):
                 break
-        if not move(graph, constants, options, report, whole, tried):
+        moved = move(graph, constants, options, report, whole, tried)
+        if not (bypass(graph, constants, options, report) or moved):
             break
     if "dead-nodes" not in options.without:
         report.count("unused initializers removed", sweep(model))
@@ -215,7 +217,8 @@ def _rewrite(
         return None
     if not proof.holds:
         writer.discard(graph)
-        report.failed.append(Left(where, region.kind, reason_of(proof)))
+        asked = any(isinstance(part.law, BorderFilling) for part in region.form.behind())
+        (report.left if asked else report.failed).append(Left(where, region.kind, reason_of(proof)))
         return None
     report.fused.append(_fused(region, writer, source, extent, proof))
     report.flushed += writer.flushed

@@ -4,8 +4,9 @@
     after:   x ------------------------------------------------------------ y
 
 Exact when: the rule of the operator says so, for every size of the open axes. An Add of 0 turns
--0 into 0, which are equal. A node stays where an output of the graph needs it: ONNX has no other
-way to say that an input, a constant or another output is an output.
+-0 into 0, which are equal. A Reshape of a Reshape is one. A node stays where an output of the
+graph needs it: ONNX has no other way to say that an input, a constant or another output is an
+output.
 """
 
 from __future__ import annotations
@@ -35,11 +36,32 @@ def bypass_identities(graph: ir.Graph, constants: Constants) -> int:
     for node in list(graph):
         if node.domain not in ("", "ai.onnx"):
             continue
+        count += _skip_a_reshape(node, graph, constants)
         source = _source(node, constants)
         if source is not None and _may_stand_for(source, node, graph):
             _bypass(graph, node, source)
             count += 1
     return count
+
+
+def _skip_a_reshape(node: ir.Node, graph: ir.Graph, constants: Constants) -> bool:
+    """Let a Reshape read what the Reshape before it read, if nobody else reads that one's result.
+
+    Exact when: no entry of the target says *as it was*, which is another size there.
+    """
+    if node.op_type != "Reshape" or len(node.inputs) < 2 or node.inputs[0] is None:
+        return False
+    target, first = constants.get(node.inputs[1]), node.inputs[0].producer()
+    if target is None or not target.all() or first is None or first.graph is not graph:
+        return False
+    if first.op_type not in ("Reshape", "Flatten") or first.domain not in ("", "ai.onnx"):
+        return False
+    middle = first.outputs[0]
+    if len(middle.uses()) > 1 or middle.is_graph_output():
+        return False
+    node.replace_input_with(0, first.inputs[0])
+    graph.remove(first, safe=True)
+    return True
 
 
 def _source(node: ir.Node, constants: Constants) -> ir.Value | None:

@@ -214,9 +214,10 @@ class Writer:
             shape = (array.size, *(1,) * trailing) if array.ndim else ()
             return self._constant(what, np.asarray(array).reshape(shape))
 
-        if (numbers.scale != 1).any():
+        left = numbers.stored(self.dtype)
+        if (left.scale != 1).any():
             value = self._node("Mul", [value, operand("scale", numbers.scale)])
-        if (numbers.shift != 0).any():
+        if (left.shift != 0).any():
             self._node("Add", [value, operand("shift", numbers.shift)])
         if not self.nodes and needs_a_node(self.source, self.region.output):
             self._node("Identity", [value])
