@@ -158,6 +158,7 @@ def test_parameters_of_another_name_beside_it_are_named(copied: Path) -> None:
     with pytest.raises(ExportError) as caught:
         find_static(copied)
     assert "there: best.pdiparams" in caught.value.found
+    assert find_static(copied.parent).parameters.name == "best.pdiparams"  # the one pair there
 
 
 def test_two_programs_in_a_folder_are_listed_and_other_json_is_not(copied: Path) -> None:

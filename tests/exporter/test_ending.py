@@ -214,3 +214,13 @@ def test_nothing_to_fuse_leaves_the_same_model(network: Network, tmp_path: Path)
     )
     assert fused.fused_regions == fused.left_regions == kept.left_regions == ()
     assert fused.output.read_bytes() == kept.output.read_bytes()
+
+
+def test_a_program_beside_the_file_is_not_fused_and_that_is_said(
+    network: Network, tmp_path: Path
+) -> None:
+    program = tmp_path / "net.json"
+    told = export_network(network, tmp_path / "net.onnx", Options(paddle=program))
+    assert told.paddle.worst.verdict == "equal"
+    (notice,) = told.notices
+    assert notice.startswith("the program for Paddle Inference keeps 2 region(s)")
