@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reparam.adapters.onnx_weights import initializers_of, with_weights, without_weights
 from reparam.adapters.paddle_models import Array
 from reparam.graph.constants import Constants
 from reparam.graph.fusing import Fused, Left, Options, fuse_graph
 from reparam.graph.inspecting import first_round
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
 
 AS_ASKED = "the export was asked to keep the form of the checkpoint"
 
@@ -66,7 +63,7 @@ def end_with_fusing(proto: Any, weights: Mapping[str, Array], *, fuse: bool = Tr
     return Ended(ended, heavy, made, tuple(report.fused), left)
 
 
-def _regions(model: ir.Model) -> tuple[Left, ...]:
+def _regions(model: Any) -> tuple[Left, ...]:
     """Return the regions that fusing would take first; the model is not of use afterwards."""
     regions = first_round(model, Constants(model.graph)).regions
     return tuple(Left(str(one.output.name), one.kind, AS_ASKED) for one in regions)
