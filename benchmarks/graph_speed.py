@@ -9,9 +9,10 @@ path of an ONNX file. Every way is a process of its own, in alternating order: s
 REPARAM_PEER_PYTHON, names an interpreter that has them; they are ended after --limit seconds.
 
 Prints a JSON line for each measurement, then for each case the medians, the nodes that are left
-and the ratios that targets are stated in. Seconds are those of load, work and save, imports apart.
+and the ratios that targets are stated in. Seconds, and those of processors (cpu), are those of load,
+work and save, imports apart; process_seconds and process_cpu are those of all that a process does.
 Memory is the largest resident set of the process; ratios of it are to the file, with and without
-what imports take. Growth is the exponent of the seconds in the number of nodes: 1 is linear.
+what imports take. Growth is the exponent of cpu in the number of nodes: 1 is linear.
 """
 
 from __future__ import annotations
@@ -112,11 +113,11 @@ def ratios(median: Medians, file_mib: float, nodes: int) -> dict[str, float]:
         if way == "imports":
             continue
         if "seconds" in numbers:
-            found[f"seconds, {way} / floor"] = numbers["seconds"] / median["floor"]["seconds"]
+            for what in ("seconds", "cpu"):
+                found[f"{what}, {way} / floor"] = numbers[what] / median["floor"][what]
             found[f"seconds a 1,000 nodes, {way}"] = numbers["seconds"] / nodes * 1_000
-        found[f"process seconds, {way} / floor"] = (
-            numbers["process_seconds"] / median["floor"]["process_seconds"]
-        )
+        for what in ("process_seconds", "process_cpu"):
+            found[f"{what}, {way} / floor"] = numbers[what] / median["floor"][what]
         if file_mib >= MIB / 2:
             found[f"memory, {way} / file"] = numbers["peak_mib"] / file_mib
             found[f"memory less imports, {way} / file"] = (numbers["peak_mib"] - base) / file_mib
@@ -124,12 +125,12 @@ def ratios(median: Medians, file_mib: float, nodes: int) -> dict[str, float]:
 
 
 def growth(few: Medians, many: Medians) -> dict[str, float]:
-    """Return the exponents in the number of nodes, of the seconds of each way."""
+    """Return the exponents in the number of nodes, of the time of each way."""
     times = math.log(many["file"]["nodes"] / few["file"]["nodes"])
     return {
-        way: round(math.log(many[way]["seconds"] / few[way]["seconds"]) / times, 2)
+        way: round(math.log(many[way]["cpu"] / few[way]["cpu"]) / times, 2)
         for way in few
-        if way in many and "seconds" in few[way] and way != "imports"
+        if way in many and "cpu" in few[way] and way != "imports"
     }
 
 
