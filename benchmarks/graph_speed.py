@@ -9,8 +9,8 @@ path of an ONNX file. Every way is a process of its own, in alternating order: s
 REPARAM_PEER_PYTHON, names an interpreter that has them; they are ended after --limit seconds.
 
 Prints a JSON line for each measurement, then for each case the medians, the nodes that are left
-and the ratios that targets are stated in. Seconds, and those of processors (cpu), are those of load,
-work and save, imports apart; process_seconds and process_cpu are those of all that a process does.
+and the ratios that targets are stated in. Seconds, and cpu for those of processors, are those of
+load, work and save, imports apart; process_seconds and process_cpu are those of all that a process does.
 Memory is the largest resident set of the process; ratios of it are to the file, with and without
 what imports take. Growth is the exponent of cpu in the number of nodes: 1 is linear.
 """
@@ -22,13 +22,15 @@ import json
 import math
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.graph_chains import CHAINS, write_blocks, write_chain
+from benchmarks import graph_chains
+from benchmarks.graph_chains import CHAINS
 from benchmarks.graph_ways import PEERS, Failed, nodes_of, take
 
 Medians = dict[str, dict[str, float]]
@@ -62,15 +64,21 @@ def files_of(case: str, folder: Path) -> Iterator[tuple[str, Path]]:
     """Write and return the files of a case, by name."""
     path = folder / "x.onnx"
     if case in BLOCKS:
-        write_blocks(MIB, BLOCKS[case], path)
+        write(str(MIB), BLOCKS[case], path)
         yield case, path
     elif case.startswith("chain:"):
         _, kind, *sizes = case.split(":")
         for nodes in map(int, sizes or SIZES):
-            write_chain(kind, nodes, path)
+            write(kind, nodes, path)
             yield f"chain:{kind}:{nodes}", path
     else:
         yield case, Path(case)
+
+
+def write(what: str, number: int, path: Path) -> None:
+    """Write a file by another process, so that this one stays small."""
+    command = [sys.executable, graph_chains.__file__, what, str(number), str(path)]
+    subprocess.run(command, check=True)
 
 
 def measure(case: str, path: Path, options: argparse.Namespace) -> Medians:
