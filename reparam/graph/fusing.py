@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("reparam.graph")
 ROUNDS = 6
 """More than any network needed: three. A round that changes nothing is the last."""
-MOVE_ROUNDS = 4
+MOVE_ROUNDS = 6
 """The same for moves, after each of which regions are looked for again."""
 OLDEST_OPSET = 9
 
@@ -152,7 +152,7 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     normalized = _normalized(model, constants, options, report)
     report.macs_before = macs_of(graph)
     avoid: set[Ends] = set()
-    whole = idioms(graph, constants)
+    whole = {} if "idioms" in options.without else idioms(graph, constants)
     tried: Avoid = set()
     for _ in range(MOVE_ROUNDS):
         for _ in range(ROUNDS):
