@@ -48,6 +48,11 @@ PASSES = (
         on=False,
     ),
     Pass(
+        "idioms",
+        "nodes that onnxruntime computes as one are left whole",
+        "before the regions, which would take parts of them",
+    ),
+    Pass(
         "fuse-branches",
         "branches that are added, joined or split become one convolution",
         "with the next four in one choice: the largest region wins, whatever its kind",
@@ -56,6 +61,26 @@ PASSES = (
     Pass("fold-bias", "an Add of a constant becomes a bias", "chosen with the branches"),
     Pass("fold-scale", "a Mul by a constant goes into a neighbour", "chosen with the branches"),
     Pass("fuse-chains", "convolutions in a row become one", "chosen with the branches"),
+    Pass(
+        "hoist",
+        "factors behind a Reshape, Concat, pooling ... go up into the maker's weights",
+        "after the regions, which need no detour; the regions are looked for again after moves",
+    ),
+    Pass(
+        "sink",
+        "factors with several readers go down into the weights of all of them",
+        "after hoist: one node takes what goes up, and several what goes down",
+    ),
+    Pass(
+        "straighten",
+        "pairs of nodes that lay the same elements out anew become one or none",
+        "after the factors between them have moved",
+    ),
+    Pass(
+        "regroup",
+        "terms of a sum that have one source come together",
+        "last of the moves: terms are known by what the other moves left",
+    ),
     Pass(
         "merge-siblings",
         "1x1 convolutions of one value become one, and a Split",
