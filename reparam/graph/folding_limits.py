@@ -85,6 +85,12 @@ def _multiplied(_: Call, shapes: Shapes, __: Inputs) -> int:
     return prod(np.broadcast_shapes(a[:-2], b[:-2])) * a[-2] * b[-1]
 
 
+def _convolved(call: Call, shapes: Shapes, _: Inputs) -> int:
+    images, _channels, *sizes = shapes[0]
+    pads = sum(call.ints("pads", ()))
+    return images * shapes[1][0] * prod(size + pads for size in sizes)
+
+
 def _ranged(_: Call, __: Shapes, small: Inputs) -> int:
     start, limit, delta = (float(the_one(array)) for array in small)
     return max(ceil((limit - start) / delta), 0)
@@ -98,6 +104,7 @@ def _needed(array: Array | None) -> Array:
 
 _ELEMENTS: dict[str, Callable[[Call, Shapes, Inputs], int]] = {
     "Concat": lambda _, shapes, __: sum(map(prod, shapes)),
+    "Conv": _convolved,
     "ConstantOfShape": lambda _, __, small: prod(integers(_needed(small[0]))),
     "Expand": _expanded,
     "Gather": _gathered,

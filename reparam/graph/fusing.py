@@ -12,11 +12,12 @@ from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
 from reparam.graph.idioms import idioms
+from reparam.graph.laws import BorderFilling
 from reparam.graph.macs import Extent, Macs, Sizes, macs_of
 from reparam.graph.moves import Avoid, move
 from reparam.graph.normalizing import Normalization, Normalized, normalize, settle
 from reparam.graph.passes import check_names
-from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep, tidy
+from reparam.graph.preparing import bypass, declared_shapes, prepare, restore_shapes, sweep
 from reparam.graph.proving import Proof
 from reparam.graph.regions import KINDS, Ends, Region, choose
 from reparam.graph.rewriting import Writer
@@ -158,7 +159,7 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
             if not _one_round(graph, constants, options, report, avoid, whole):
                 break
         moved = move(graph, constants, options, report, whole, tried)
-        if not tidy(graph, constants, options, report) and not moved:
+        if not (bypass(graph, constants, options, report) or moved):
             break
     if normalized is not None:
         report.notices += settle(graph, normalized)
@@ -240,7 +241,8 @@ def _rewrite(
         return None
     if not proof.holds:
         writer.discard(graph)
-        report.failed.append(Left(where, region.kind, reason_of(proof)))
+        asked = any(isinstance(part.law, BorderFilling) for part in region.form.behind())
+        (report.left if asked else report.failed).append(Left(where, region.kind, reason_of(proof)))
         return None
     report.fused.append(_fused(region, writer, source, extent, proof))
     report.flushed += writer.flushed

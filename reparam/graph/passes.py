@@ -63,6 +63,11 @@ PASSES = (
     ),
     Pass("sink", "factors move down, into all that read a value", "after hoist: up is free"),
     Pass(
+        "straighten",
+        "two nodes in a row that lay the same elements out anew become one, or none",
+        "after sink: a factor that has moved leaves such pairs behind",
+    ),
+    Pass(
         "regroup",
         "sums are grouped by what their parts are made of",
         "last of a round: it needs to see what the others left; regions are chosen again then",

@@ -15,7 +15,7 @@ from reparam.files import check_output, sha256_of
 from reparam.graph.files import Opened, data_of, open_model, save_model
 from reparam.graph.files_writing import Written
 from reparam.graph.fusing import GraphReport, Options, fuse_graph
-from reparam.graph.regions import KINDS
+from reparam.graph.passes import check_names
 from reparam.graph.whole import compare
 from reparam.graph.whole_records import NOT_RUN, Whole
 from reparam.version import tool_version
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 ONNX = ".onnx"
 STATIC = (".json", ".pdmodel", ".pdiparams")
-PASSES = KINDS
-"""Names of the passes that can be switched off."""
 
 _DRY = Whole(NOT_RUN, reason="nothing was written")
 
@@ -59,9 +57,18 @@ class GraphFusion:
 
     @property
     def verdict(self) -> str:
-        """``"fused"``, ``"already fused"`` or ``"nothing to fuse"``."""
+        """``"fused"``, ``"simplified"``, ``"already fused"`` or ``"nothing to fuse"``.
+
+        A graph is simplified where no region was fused, and there are other nodes than before.
+        """
         if self.report.fused:
             return "fused"
+        before, after = (
+            {name: number for name, number in counts.items() if name != "Constant"}
+            for counts in (self.report.ops_before, self.report.ops_after)
+        )
+        if before != after:
+            return "simplified"
         return "already fused" if self.before else "nothing to fuse"
 
 
@@ -120,7 +127,7 @@ def fuse_onnx(
             ``.pdmodel``, with its ``.pdiparams`` beside it), which is converted first.
         output: x.deploy.onnx for x.onnx by default.
         allow_macs: how many times the MACs of what it replaces a region may cost.
-        without: names of passes that are switched off, of ``PASSES``.
+        without: names of passes that are switched off, of :data:`reparam.graph.passes.NAMES`.
         bake_inputs: take weights that are inputs of the graph too for constants.
         keep_going: leave a region whose proof fails as it is, and write the rest.
         strict: refuse where there is nothing to fuse, or something was left.
@@ -138,7 +145,8 @@ def fuse_onnx(
     """
     source = Path(source)
     target = deploy_path_of(source) if output is None else Path(output)
-    options = Options(without=known_passes(without), allow_macs=allow_macs, keep_going=keep_going)
+    check_names(without)
+    options = Options(frozenset(without), allow_macs, keep_going)
     if not dry_run:
         _check_target(source, target, force)
     tell(f"reading {source}")
@@ -150,7 +158,8 @@ def fuse_onnx(
         _need_proofs(source, report, keep_going)
         if strict:
             _need_all_fused(source, report)
-        notices = (*origin.notices, *opened.notices, *report.notices)
+        hint = ("--bake-inputs takes them for constants",) if opened.overridable else ()
+        notices = (*origin.notices, *opened.notices, *hint, *report.notices)
         sha256 = origin.sha256 or opened.sha256
         if dry_run:
             return GraphFusion(source, sha256, None, "", None, report, _DRY, before, notices)
@@ -188,20 +197,6 @@ def _opened(origin: _Origin, bake_inputs: bool) -> Opened:
         if origin.path == origin.source:
             raise
         raise error.located(f"cannot use what the converter made of '{origin.source}'") from error
-
-
-def known_passes(names: Sequence[str]) -> frozenset[str]:
-    """Return names of passes that are switched off.
-
-    Raises:
-        GraphError: there is no pass of a name.
-    """
-    unknown = [name for name in names if name not in PASSES]
-    if unknown:
-        raise GraphError(
-            f"there is no pass '{unknown[0]}'", found=f"passes are {', '.join(PASSES)}"
-        )
-    return frozenset(names)
 
 
 def _check_target(source: Path, target: Path, force: bool) -> None:

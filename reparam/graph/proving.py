@@ -31,7 +31,7 @@ from reparam.conv.bounds import SMALLEST_NORMAL, gamma
 from reparam.graph.evaluation import Constants, Program
 from reparam.graph.evaluation_calls import Array, NotEvaluableError
 from reparam.graph.proving_probes import probes
-from reparam.graph.proving_sizes import Shape, Sizes, candidates
+from reparam.graph.proving_sizes import Shape, Sizes, candidates, writes_places
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -109,6 +109,8 @@ def prove(
         NotEvaluableError: ``before`` has no meaning to the evaluator, or no bound.
     """
     sources, shapes = _paired(source, shape)
+    if not sources:
+        raise NotEvaluableError("nothing is read that a probe could be")
     constants = Constants(exact)
     old = Program(before, opset, constants)
     try:
@@ -118,7 +120,7 @@ def prove(
     sides = _Sides(old, new, before_output, after_output, stored)
     refusal = NotEvaluableError("there is no shape to try them on")
     for rounds in candidates([*before, *after], shapes, opset, constants):
-        for stacked in (True, False):
+        for stacked in (False,) if writes_places(before) else (True, False):
             try:
                 runs = _runs(sides, sources, shapes, rounds, stacked, seed)
                 expected = [(run, *sides.expected(run)) for run in runs]

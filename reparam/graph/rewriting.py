@@ -123,7 +123,7 @@ class Writer:
             return []
         widest = max(kernels, key=lambda node: prod(self.constants.shape(node.inputs[1]) or ()))
         pairs = list(zip(last.inputs, widest.inputs, strict=False))[1:]
-        return [(new, old) for new, old in pairs if new is not None and old is not None]
+        return [(new, old) for new, old in pairs if new in self.made and old is not None]
 
     def _take_name(self, made: ir.Value, old: ir.Value) -> None:
         """Name a new weight after an old one, so that users find it under the name they know."""
@@ -146,15 +146,23 @@ class Writer:
     def _result(self) -> ir.Value:
         return self.nodes[-1].outputs[0] if self.nodes else self.source
 
-    def _node(self, op_type: str, inputs: Sequence[ir.Value | None], **attributes: Any) -> ir.Value:
+    def _node(
+        self, op_type: str, inputs: Sequence[ir.Value | None], **attributes: int | Sequence[int]
+    ) -> ir.Value:
         import onnx_ir
 
         base = self.region.output.name or op_type
         last = self.region.nodes[-1]
-        node = onnx_ir.node(
+        node = onnx_ir.Node(
+            "",
             op_type,
             inputs,
-            attributes=attributes,
+            [
+                onnx_ir.AttrInt64(key, value)
+                if isinstance(value, int)
+                else onnx_ir.AttrInt64s(key, value)
+                for key, value in attributes.items()
+            ],
             name=self.constants.unused_node(last.name or base),
         )
         node.outputs[0].name = self.constants.unused(f"{base}.{op_type.lower()}")
@@ -163,12 +171,28 @@ class Writer:
         return node.outputs[0]
 
     def _constant(self, what: str, array: Array) -> ir.Value:
+        """Return an initializer with these numbers; one that the region reads keeps its name."""
         stored, flushed = round_once(array, self.dtype)
+        held = self._held(stored)
+        if held is not None:
+            return held
         self.flushed += flushed
         base = f"{self.region.output.name}.{what}"
         value = self.constants.register(base, stored, exact=array)
         self.made.append(value)
         return value
+
+    def _held(self, stored: Array) -> ir.Value | None:
+        """Return a constant that the region reads and that is the same, bit for bit."""
+        for value in (value for node in self.region.nodes for value in node.inputs):
+            if value is None or self.constants.shape(value) != stored.shape:
+                continue
+            found = self.constants.get(value)
+            if found is not None and found.dtype == stored.dtype:
+                bits = f"u{stored.dtype.itemsize}"
+                if np.array_equal(np.ravel(found).view(bits), np.ravel(stored).view(bits)):
+                    return value
+        return None
 
     def _conv(self, conv: Conv) -> None:
         inputs = [self.source, self._constant("weight", conv.weight)]
@@ -183,10 +207,12 @@ class Writer:
     def _linear(self, conv: Conv, form: Form) -> None:
         matrix = conv.weight[..., 0]
         if is_gemm(form):
-            inputs = [self.source, self._constant("weight", matrix)]
+            held = self._held(round_once(matrix.T, self.dtype)[0])
+            weight = self._constant("weight", matrix) if held is None else held
+            inputs = [self.source, weight]
             if conv.bias.any() or self.constants.opset < 11:
                 inputs.append(self._constant("bias", conv.bias))
-            self._node("Gemm", inputs, transB=1)
+            self._node("Gemm", inputs, transB=int(held is None))
             return
         product = self._node("MatMul", [self.source, self._constant("weight", matrix.T)])
         if conv.bias.any():
@@ -213,9 +239,10 @@ class Writer:
             shape = (array.size, *(1,) * trailing) if array.ndim else ()
             return self._constant(what, np.asarray(array).reshape(shape))
 
-        if (numbers.scale != 1).any():
+        left = numbers.stored(self.dtype)
+        if (left.scale != 1).any():
             value = self._node("Mul", [value, operand("scale", numbers.scale)])
-        if (numbers.shift != 0).any():
+        if (left.shift != 0).any():
             self._node("Add", [value, operand("shift", numbers.shift)])
         if not self.nodes and needs_a_node(self.source, self.region.output):
             self._node("Identity", [value])

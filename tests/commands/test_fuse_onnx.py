@@ -17,11 +17,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from reparam.files import sha256_of
 from reparam.graph import laws, pipeline
 from reparam.graph.files import open_model
 from reparam.graph.whole_records import UNDECIDABLE, Whole
 from tests.commands.processes import MAIN, REPARAM, contents, one_error, reparam, scripted
 from tests.commands.test_bad_days import limited
+from tests.converter import needs_converter
 from tests.graph.bad_models import BAD, FLOAT, conv, model, relu, value, weight
 from tests.graph.builder import GraphBuilder
 from tests.graph.builder_base import op_counts
@@ -151,7 +153,8 @@ class TestOptions:
         code, out, _ = run("fuse", source)
         assert code == 0
         assert "nothing to fuse" in out
-        assert "a caller may set: they are not taken for constants" in out
+        assert out.count("are not taken for constants") == 1
+        assert "--bake-inputs" in out
         code, out, _ = run("fuse", source, "--bake-inputs", "--force")
         assert code == 0
         assert "2 regions fused" in out
@@ -182,6 +185,47 @@ class TestOptions:
         code, _, err = run("fuse", write(tmp_path, repvgg_arrays()), *options)
         assert code == 0
         assert f"note: {options[0]} has no effect: it is for ONNX files" in err
+
+
+@needs_converter
+class TestStaticPrograms:
+    """A program for Paddle Inference is converted, and then fused like any ONNX file."""
+
+    def test_become_onnx_files_that_are_fused(self, run, tmp_path):
+        source = write(tmp_path, repvgg_arrays())
+        exported = ["export", source, "--no-fuse", "--paddle", "--onnx", "--input-size", "32"]
+        assert run(*exported)[0] == 0
+        program = source.with_suffix(".json")
+        before = contents(tmp_path)
+        code, out, _ = run("fuse", program, "--json")
+        assert code == 0
+        told = json.loads(out)
+        assert told["whole"]["verdict"] == "equal"
+        after = told["operators_after"]
+        assert (after["Conv"], after["Gemm"]) == (7, 1)
+        assert not {"BatchNormalization", "Add", "MatMul"} & set(after)
+        written = tmp_path / "ckpt.deploy.onnx"
+        said = {entry.key: entry.value for entry in onnx.load(written).metadata_props}
+        assert said["reparam.source_sha256"] == sha256_of(program)
+        assert said["reparam.parameters_sha256"] == sha256_of(source.with_suffix(".pdiparams"))
+        after = contents(tmp_path)
+        after.pop(written.name)
+        assert after == before
+
+    def test_without_parameters_are_refused(self, run, tmp_path):
+        source = write(tmp_path, repvgg_arrays())
+        assert run("export", source, "--paddle", "--input-size", "32")[0] == 0
+        source.with_suffix(".pdiparams").unlink()
+        code, _, err = run("fuse", source.with_suffix(".json"))
+        assert code == 2
+        assert "no parameters for" in err
+
+    def test_that_are_none(self, run, tmp_path):
+        path = tmp_path / "x.json"
+        path.write_text("{}")
+        code, _, err = run("fuse", path)
+        assert code == 2
+        assert "is no static program" in err
 
 
 class TestNo:

@@ -75,6 +75,15 @@ def sizes_that_inference_has_no_name_for(g: GraphBuilder) -> None:
     g.output(g.conv(g.relu(x), 3, (1, 3), **geometry), g.conv(row, 3, (1, 3), **geometry))
 
 
+@found("Conv Sub")
+def a_factor_that_is_one_once_it_is_rounded(g: GraphBuilder) -> None:
+    g.seed = 2
+    x = g.input("x", (None, 3, None, None))
+    moved = g.bn(x, 0.001)
+    y = g.conv(x, weight=g.weight((3, 3, 3, 3), "fed"), padding=1)
+    g.output(g.sub(y, g.add(moved, g.neg(moved), x)))
+
+
 @pytest.mark.parametrize("name", FOUND)
 def test_it_goes_right_now(name: str) -> None:
     build, after = FOUND[name]
