@@ -17,7 +17,7 @@ from reparam.graph.macs import Extent, Macs, Sizes, macs_of
 from reparam.graph.moves import Avoid, move
 from reparam.graph.normalizing import Normalization, Normalized, normalize, settle
 from reparam.graph.passes import check_names
-from reparam.graph.preparing import bypass, declared_shapes, prepare, restore_shapes, sweep
+from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep, tidy
 from reparam.graph.proving import Proof
 from reparam.graph.regions import KINDS, Ends, Region, choose
 from reparam.graph.rewriting import Writer
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("reparam.graph")
 ROUNDS = 6
 """More than any network needed: three. A round that changes nothing is the last."""
-MOVE_ROUNDS = 4
+MOVE_ROUNDS = 6
 """The same for moves, after each of which regions are looked for again."""
 OLDEST_OPSET = 9
 
@@ -152,14 +152,14 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     normalized = _normalized(model, constants, options, report)
     report.macs_before = macs_of(graph)
     avoid: set[Ends] = set()
-    whole = idioms(graph, constants)
+    whole = {} if "idioms" in options.without else idioms(graph, constants)
     tried: Avoid = set()
     for _ in range(MOVE_ROUNDS):
         for _ in range(ROUNDS):
             if not _one_round(graph, constants, options, report, avoid, whole):
                 break
         moved = move(graph, constants, options, report, whole, tried)
-        if not (bypass(graph, constants, options, report) or moved):
+        if not tidy(graph, constants, options, report) and not moved:
             break
     if normalized is not None:
         report.notices += settle(graph, normalized)

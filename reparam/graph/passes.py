@@ -48,6 +48,11 @@ PASSES = (
         on=False,
     ),
     Pass(
+        "idioms",
+        "nodes that onnxruntime computes as one are left whole",
+        "before the regions, which would take parts of them",
+    ),
+    Pass(
         "fuse-branches",
         "branches that are added, joined or split become one convolution",
         "with the next four in one choice: the largest region wins, whatever its kind",
@@ -58,10 +63,19 @@ PASSES = (
     Pass("fuse-chains", "convolutions in a row become one", "chosen with the branches"),
     Pass(
         "hoist",
-        "factors move up, into what makes a value",
-        "after the regions of a round: what is left then is in the way of the next",
+        "factors behind a Reshape, Concat, pooling ... go up into the maker's weights",
+        "after the regions, which need no detour; the regions are looked for again after moves",
     ),
-    Pass("sink", "factors move down, into all that read a value", "after hoist: up is free"),
+    Pass(
+        "sink",
+        "factors with several readers go down into the weights of all of them",
+        "after hoist: one node takes what goes up, and several what goes down",
+    ),
+    Pass(
+        "straighten",
+        "pairs of nodes that lay the same elements out anew become one or none",
+        "after the factors between them have moved",
+    ),
     Pass(
         "straighten",
         "two nodes in a row that lay the same elements out anew become one, or none",
@@ -69,8 +83,8 @@ PASSES = (
     ),
     Pass(
         "regroup",
-        "sums are grouped by what their parts are made of",
-        "last of a round: it needs to see what the others left; regions are chosen again then",
+        "terms of a sum that have one source come together",
+        "last of the moves: terms are known by what the other moves left",
     ),
     Pass(
         "merge-siblings",

@@ -199,7 +199,7 @@ def _(g: GraphBuilder) -> None:
 
 
 @block("affine maps between Split and Concat", "-", "Split, Mul, Add, BN, Concat, Conv",
-       "Split, Concat, Conv")  # fmt: skip
+       "Conv")  # fmt: skip
 def _(g: GraphBuilder) -> None:
     x = g.input("x", _IMAGE)
     a, b = g.split(x, (3, 5))

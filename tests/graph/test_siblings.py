@@ -16,7 +16,6 @@ from tests.graph.builder import GraphBuilder, Value
 from tests.graph.builder_base import op_counts
 from tests.graph.fusing import interface
 
-
 Make = Callable[[GraphBuilder, Value], Value]
 
 
