@@ -291,7 +291,7 @@ def _constant(constants: Constants, place: ir.Value, what: str, numbers: Array) 
 
 def settle(graph: ir.Graph, at: Normalized) -> list[str]:
     """Make what is left of a normalisation one node each; return what to say of it."""
-    left = [node for node in at.nodes if node.graph is graph]
+    left = [node for node in at.nodes if node.graph is graph and node.outputs[0].uses()]
     first: dict[str, ir.Node] = {}
     for node in left:
         kept = first.setdefault(node.op_type, node)

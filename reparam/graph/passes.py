@@ -77,6 +77,11 @@ PASSES = (
         "after the factors between them have moved",
     ),
     Pass(
+        "straighten",
+        "two nodes in a row that lay the same elements out anew become one, or none",
+        "after sink: a factor that has moved leaves such pairs behind",
+    ),
+    Pass(
         "regroup",
         "terms of a sum that have one source come together",
         "last of the moves: terms are known by what the other moves left",

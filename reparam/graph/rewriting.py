@@ -123,7 +123,7 @@ class Writer:
             return []
         widest = max(kernels, key=lambda node: prod(self.constants.shape(node.inputs[1]) or ()))
         pairs = list(zip(last.inputs, widest.inputs, strict=False))[1:]
-        return [(new, old) for new, old in pairs if new is not None and old is not None]
+        return [(new, old) for new, old in pairs if new in self.made and old is not None]
 
     def _take_name(self, made: ir.Value, old: ir.Value) -> None:
         """Name a new weight after an old one, so that users find it under the name they know."""
