@@ -18,7 +18,7 @@ from reparam.errors import ReparamError
 
 _COMMANDS = {
     "inspect": "Tell what a checkpoint or ONNX file holds.",
-    "fuse": "Make every block one convolution, from the checkpoint alone.",
+    "fuse": "Make every block one convolution, of a checkpoint or an ONNX file alone.",
     "unfuse": "Bring a deploy checkpoint back to train-time form: the function, not the weights.",
     "verify": "Prove that two models are the same function, or show where not.",
     "export": "Write one clean ONNX file.",
@@ -90,6 +90,7 @@ def cli(ctx: click.Context) -> None:
     \b
     Example:
       reparam fuse ckpt.pdparams                       writes ckpt.deploy.pdparams
+      reparam fuse model.onnx                          writes model.deploy.onnx
       reparam verify ckpt.pdparams ckpt.deploy.pdparams
       reparam export ckpt.pdparams --onnx              writes ckpt.onnx
       reparam bench ckpt.pdparams                      train-time form against deploy form

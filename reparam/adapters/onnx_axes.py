@@ -20,8 +20,8 @@ _STRIDES = tuple(2**n for n in range(8))
 _EVERYWHERE = frozenset(
     {"Add", "BatchNormalization", "Cast", "Concat", "Conv", "GlobalAveragePool"}
 )
-_EVERYWHERE |= {"HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MatMul", "Mul", "ReduceMean"}
-_EVERYWHERE |= {"Relu", "Reshape", "Sigmoid"}
+_EVERYWHERE |= {"Gemm", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MatMul", "Mul"}
+_EVERYWHERE |= {"ReduceMean", "Relu", "Reshape", "Sigmoid"}
 _HEAVY = 4096  # bytes; an initializer above it holds weights, which no shape depends on
 
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -133,31 +132,6 @@ def stamp(proto: Any, producer: tuple[str, str], metadata: Mapping[str, str]) ->
     """Make a model state its producer (name and version) and some metadata."""
     proto.producer_name, proto.producer_version = producer
     import_onnx().helper.set_model_props(proto, dict(metadata))
-
-
-def inspect_file(path: Path) -> dict[str, Any]:
-    """Return what an ONNX file holds, as values that JSON knows; nothing in it is run.
-
-    Raises:
-        ExportError: it cannot be read, or is no model.
-    """
-    try:
-        model = path.read_bytes()
-    except OSError as error:
-        raise ExportError(f"cannot read '{path}'", found=error.strerror or str(error)) from error
-    try:
-        interface = interface_of(model)
-    except ExportError as error:
-        raise error.located(f"'{path}' is not an ONNX model") from error
-    proto = parse_model(model)
-    return {
-        "path": str(path),
-        "file_bytes": len(model),
-        "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
-        **asdict(interface),
-        "operators": op_counts(model),
-        "metadata": {entry.key: entry.value for entry in proto.metadata_props},
-    }
 
 
 def _value(value: Any) -> Value:

@@ -33,7 +33,7 @@ def inspect_graph_file(path: Path, as_json: bool) -> None:
     alike = _alike(found.refused)
     for number, one in alike[:LISTED]:
         first = f"{number:,} x {one.operator}, such as" if number > 1 else one.operator
-        console.print(f"not fusible: {first} '{one.where}': {one.reason}")
+        console.print(f"left at first: {first} '{one.where}': {one.reason}")
     if len(alike) > LISTED:
         console.print(f"... and {len(alike) - LISTED:,} more reasons; --json lists every node")
     for notice in found.notices:
@@ -86,7 +86,9 @@ def _print_unfused(found: GraphInspection) -> None:
     if not found.unfused:
         console.print("nothing to fuse")
         return
-    console.print(f"reparam fuse would fuse {len(found.unfused):,} regions, and maybe more after:")
+    number = len(found.unfused)
+    regions = "1 region" if number == 1 else f"{number:,} regions"
+    console.print(f"reparam fuse would fuse {regions} first, and maybe more after that:")
     grid = table("pass", "where", "nodes", "becomes", "#MACs")
     for one in _largest_of_each(found.unfused)[:LISTED]:
         grid.add_row(one.kind, *_row(one))
@@ -130,7 +132,9 @@ def _print_explanation(found: Explanation) -> None:
         console.print(f"  {nodes} from '{found.region.source}' to '{where}' become {becomes}")
         console.print(f"  MACs {macs}")
     else:
-        console.print(f"'{found.name}'{operator} stays as it is:")
+        later = "would be fused, but not in the first round"
+        becomes = "stays as it is" if found.verdict == "left" else later
+        console.print(f"'{found.name}'{operator} {becomes}:")
         for reason in found.reasons:
             console.print(f"  {reason}")
     for label, values in (("reads", found.inputs), ("makes", found.outputs)):

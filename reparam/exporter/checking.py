@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def check_file(
     exported: Any,
     weights: Mapping[str, Array] | None = None,
     counted: bool = True,
+    made: Collection[str] = (),
 ) -> Any:
     """Return an onnxruntime session for a file that is valid, complete and loads quietly.
 
@@ -40,19 +41,23 @@ def check_file(
         weights: the values that the file must hold, by key; those of ``exported`` if None.
         counted: whether that Layer calls each of its convolutions and BatchNorms once; one that
             nothing is known of may share them, or compute weights as it runs.
+        made: names of weights that fusing the graph computed: no layer has them, and ``weights``
+            does. A convolution that reads one stands for those whose weights are gone.
 
     Raises:
         ExportError: it is not.
     """
     check_model(path)
     state = state_of(exported) if weights is None else weights
-    convs = inputs_of(header, "Conv") if counted else ()
+    convs = inputs_of(header, "Conv") if counted else []
     names = check_weights(weights_in(path, header), state, convs)
     needed = {
         operator: sum(key in names for key in keys_of(exported, kind, "weight"))
         for operator, kind in _OPERATOR_OF.items()
         if counted
     }
+    if counted:
+        needed["Conv"] += sum(names_read[1] in made for names_read in convs)
     check_operators(op_counts(header), needed)
     return load_strictly(path)
 

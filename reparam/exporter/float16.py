@@ -53,6 +53,7 @@ def in_float16(
     probes: Sequence[Probe],
     file: Path,
     keep_io: bool,
+    made: Mapping[str, Array] | None = None,
 ) -> Narrow:
     """Return a model in float16, each weight rounded once from the exact value.
 
@@ -63,12 +64,14 @@ def in_float16(
         probes: images to look for overflow with.
         file: holds the model in float32; a copy may be written beside it.
         keep_io: leave inputs and outputs float32.
+        made: weights that are of no layer; float32 is as exact as they are.
 
     Raises:
         ExportError: a weight or a value inside the network is too large, or an operator is not
             known to compute in float16.
     """
     exact = {**state_of(network.exported), **(network.exact() if network.exact else {})}
+    exact.update((name, array) for name, array in (made or {}).items() if array.dtype.kind == "f")
     heavy, done = {}, Rounding()
     for name in weights:
         heavy[name], more = rounded_to_float16(name, exact[name])

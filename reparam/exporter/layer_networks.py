@@ -67,6 +67,7 @@ def network_of_model(
         fused=tuple(fused),
         counted=False,
         notices=tuple(notices),
+        finish=fuse,
     )
 
 

@@ -45,6 +45,8 @@ class Network:
             with no other weights, so that the nodes of the file can be counted.
         notices: what making the network had to say.
         any_size: it does the same at every position, whatever the image and its size are.
+        finish: fuse what one operator would do in the graph that is written; not where the form of
+            the source is to be kept.
         exact: returns the values that those of ``exported`` were rounded from, in float64 and by
             key; None where there is nothing better than these.
     """
@@ -66,6 +68,7 @@ class Network:
     counted: bool = True
     notices: tuple[str, ...] = ()
     any_size: bool = False
+    finish: bool = True
     exact: Callable[[], Mapping[str, Array]] | None = None
 
 
@@ -120,6 +123,7 @@ def network_of(
         fused=recognised.blocks if fuse else recognised.deployed,
         notices=tuple(notices),
         any_size=True,
+        finish=fuse,
         exact=partial(deploy_state_in_float64, original) if fuse else None,
     )
 

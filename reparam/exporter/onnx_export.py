@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import numpy as np
 from reparam.adapters.converter import Converter
 from reparam.adapters.light_program import lighten
 from reparam.adapters.onnx_axes import AXES, is_free_of_sizes, with_open_axes
-from reparam.adapters.onnx_cleaning import Cleaned, clean_model
+from reparam.adapters.onnx_cleaning import clean_model
 from reparam.adapters.onnx_files import LIMIT, open_beside, read_header, write_model
 from reparam.adapters.onnx_model import import_onnx, interface_of, op_counts, stamp
 from reparam.adapters.onnx_runtime import run_onnx
 from reparam.adapters.paddle_models import Array, import_paddle, state_of
 from reparam.errors import ExportError
 from reparam.exporter.checking import check_file, check_outputs, check_run
+from reparam.exporter.ending import Ended, end_with_fusing
 from reparam.exporter.float16 import Narrow, in_float16
 from reparam.exporter.networks import Network
 from reparam.exporter.options import FLOAT16, Options
@@ -37,12 +39,14 @@ class Checks:
         options: how.
         probes: images, and what the network makes of them.
         small: they are smaller than the image that the file takes.
+        made: weights that are of no layer, but were computed from them, by name.
     """
 
     network: Network
     options: Options
     probes: list[Probe]
     small: bool
+    made: Mapping[str, Array] = field(default_factory=dict)
 
     def passed(
         self, path: Path, weights: Mapping[str, Array] | None = None
@@ -56,8 +60,10 @@ class Checks:
             ExportError: the file is not valid, not complete, or does not run.
             NotEquivalentError: it is another function.
         """
-        header = read_header(path)
-        session = check_file(path, header, self.network.exported, weights, self.network.counted)
+        header, exported = read_header(path), self.network.exported
+        if weights is None:
+            weights = ChainMap(dict(self.made), state_of(exported))  # type: ignore[arg-type]
+        session = check_file(path, header, exported, weights, self.network.counted, self.made)
         interface = interface_of(header)
         dtype = np.dtype(interface.inputs[0].dtype)
         run = open_beside(with_open_axes(header, AXES), path) if self.small else session
@@ -104,40 +110,38 @@ def make_onnx(
     raw = converter.result(options.timeout)
     options.tell("checking the file against the network")
     cleaned = clean_model(raw, axes=options.open_axes, outputs=options.output_names)
-    if small and not is_free_of_sizes(cleaned.proto, network.input_name):
-        small, probes = False, probes_of(network, options, small=False)
-    checks = Checks(network, options, probes, small)
-    weights = state_of(network.exported).only(sorted(heavy))
     _need_one_image(cleaned.proto, network.input_name, heavy)
     fused = _fused_blocks(network, cleaned.proto, heavy)
-    stamp(cleaned.proto, ("reparam", tool_version()), _metadata(network, options, fused))
-    told = _write_and_check(checks, cleaned, weights, path, data, static[0].parent)
-    return {**told, "fused_blocks": fused}, probes
+    weights = state_of(network.exported).only(sorted(heavy))
+    ended = end_with_fusing(cleaned.proto, weights, fuse=network.finish)
+    if small and not is_free_of_sizes(ended.proto, network.input_name):
+        small, probes = False, probes_of(network, options, small=False)
+    checks = Checks(network, options, probes, small, ended.made)
+    stamp(ended.proto, ("reparam", tool_version()), _metadata(network, options, fused))
+    told = _write_and_check(checks, ended, path, data, static[0].parent)
+    cleaning = {"ops_before": cleaned.before, "repairs": cleaned.repairs}
+    return {**told, **cleaning, "fused_blocks": fused}, probes
 
 
 def _write_and_check(
-    checks: Checks,
-    cleaned: Cleaned,
-    weights: Mapping[str, Array],
-    path: Path,
-    data: Path,
-    scratch: Path,
+    checks: Checks, ended: Ended, path: Path, data: Path, scratch: Path
 ) -> dict[str, Any]:
-    outside = checks.options.external_data or _bytes_of(cleaned.proto, weights) > LIMIT
+    proto, weights = ended.proto, ended.weights
+    outside = checks.options.external_data or _bytes_of(proto, weights) > LIMIT
     told: dict[str, Any] = {}
     if checks.options.precision == FLOAT16:
         wide = replace(checks, probes=[replace(p, narrow=None) for p in checks.probes])
         file, beside = scratch / "float32.onnx", scratch / "float32.onnx.data"
-        write_model(cleaned.proto, weights, file, beside if outside else None)
+        write_model(proto, weights, file, beside if outside else None)
         before, _ = wide.passed(file)
-        narrow = in_float16(cleaned.proto, weights, checks.network, checks.probes, file,
-                            checks.options.keep_io)  # fmt: skip
+        narrow = in_float16(proto, weights, checks.network, checks.probes, file,
+                            checks.options.keep_io, ended.made)  # fmt: skip
         outside = checks.options.external_data or _bytes_of(narrow.proto, narrow.weights) > LIMIT
         write_model(narrow.proto, narrow.weights, path, data if outside else None)
         worst, header = checks.passed(path, narrow.values)
         told = {"precision": FLOAT16, "float16": _float16(narrow, before)}
     else:
-        write_model(cleaned.proto, weights, path, data if outside else None)
+        write_model(proto, weights, path, data if outside else None)
         worst, header = checks.passed(path)
     interface = interface_of(header)
     return {
@@ -149,9 +153,9 @@ def _write_and_check(
         "opset": interface.opset,
         "ir_version": interface.ir_version,
         "parameters": interface.parameters,
-        "ops_before": cleaned.before,
         "ops_after": op_counts(header),
-        "repairs": cleaned.repairs,
+        "fused_regions": ended.fused,
+        "left_regions": ended.left,
         "worst": worst,
     }
 

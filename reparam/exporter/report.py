@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reparam.adapters.onnx_model import Value
+from reparam.graph.fusing import Fused, Left
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,9 @@ class ExportReport:
         data_bytes: its size.
         float16: what rounding did, where that is the precision.
         paddle: the program for Paddle Inference, if one was written.
+        fused_regions: parts of the ONNX graph, outside of what blocks say, that were proved to be
+            one operator and became it.
+        left_regions: those that did not, and why.
     """
 
     output: Path | None
@@ -150,6 +154,8 @@ class ExportReport:
     data_bytes: int = 0
     float16: Float16 | None = None
     paddle: PaddleFiles | None = None
+    fused_regions: tuple[Fused, ...] = ()
+    left_regions: tuple[Left, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as values that JSON knows."""

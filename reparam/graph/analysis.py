@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from reparam.errors import NotFusibleError
 from reparam.graph.computing import numbers_of
 from reparam.graph.constants import Constants
 from reparam.graph.forms import NEWEST, OLDEST, Form, thinning
-from reparam.graph.laws import BorderFilling
+from reparam.graph.laws import BorderFilling, Scaling
 from reparam.graph.rules import RULES, SCALING, Reading
 
 if TYPE_CHECKING:
@@ -180,6 +182,10 @@ def _extended(node: ir.Node, reading: Reading, parts: tuple[Form, ...]) -> Form:
     shaped = law.shape([part.shaped for part in parts])
     if isinstance(law, BorderFilling):
         law.need_same_border(numbers_of(parts[0]))
+    for inner in reading.through:
+        nothing = Scaling(np.ones(()), np.zeros(()))
+        before = parts[0]
+        parts = (Form(before.source, before.shaped, inner, nothing, parts, 0.0, before.before),)
     cost = law.cost() / thinning(shaped.geometry)
     before = cost + sum(part.before for part in parts)
     return Form(parts[0].source, shaped, node, law, parts, cost, before)

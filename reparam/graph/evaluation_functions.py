@@ -11,6 +11,7 @@ import numpy as np
 
 from reparam.graph.evaluation_arithmetic import binary, many, reducing, sigmoid, unary
 from reparam.graph.evaluation_calls import Array, Call, Inputs, Rule, axis_within, given, need
+from reparam.graph.evaluation_resizing import resize
 
 _ERF = np.frompyfunc(erf, 1, 1)
 
@@ -150,11 +151,13 @@ FUNCTIONS: dict[str, Rule] = {
     "ReduceMax": reducing(np.max, 18),
     "ReduceMin": reducing(np.min, 18),
     "ReduceSum": reducing(np.sum, 13),
+    "Resize": resize,
     "Sin": unary(np.sin),
     "Softmax": _softmax,
     "Softplus": unary(_softplus),
     "Sqrt": unary(np.sqrt),
     "Swish": _swish,
     "Tanh": unary(np.tanh),
+    "Upsample": resize,
     "Where": _where,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from reparam.errors import GraphError
 from reparam.graph.constants import Constants
 from reparam.graph.files import open_model
-from reparam.graph.fusing import OLDEST_OPSET
+from reparam.graph.fusing import OLDEST_OPSET, fuse_graph
 from reparam.graph.inspecting import First, Unfused, first_round, unfused_of
 from reparam.graph.macs import Sizes
 from reparam.graph.reasons import form_text, forms_of, reasons_of
@@ -33,7 +33,7 @@ class Explanation:
         name: of the node, or of the value that it makes where it has none.
         operator: of the node; empty where a value is made by none.
         verdict: ``"fused"`` or ``"left"``.
-        region: what takes the node; None if nothing does.
+        region: what takes the node in the first round; None if nothing does.
         reasons: one line each, the most telling first.
         inputs: of each value that the node reads, the forms that it could continue.
         outputs: of each value that it makes, what that is known to be.
@@ -86,7 +86,13 @@ def explain(path: str | Path, name: str) -> Explanation:
             if operator == "Constant"
             else "it is taken out: it is a constant, or nothing reads what it makes"
         )
-    return _explained(title, made, first)
+    found = _explained(title, made, first)
+    if found.verdict == LEFT and first.analysis.is_linear(made):
+        fuse_graph(model)  # in memory: what the first round leaves, a later one may take
+        if made not in set(model.graph):
+            reasons = tuple(f"at first: {reason}" for reason in found.reasons)
+            return replace(found, verdict=FUSED, reasons=reasons)
+    return found
 
 
 def _explained(title: str, node: ir.Node, first: First) -> Explanation:

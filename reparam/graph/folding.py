@@ -40,18 +40,10 @@ _FLOATS = ("float64", "float32", "float16", BFLOAT16)
 _MOVING = frozenset(
     {"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze"}
 ) | frozenset({"Transpose", "Unsqueeze", "Where"})
-_SMOOTH = (
-    frozenset(
-        {"Abs", "Add", "Clip", "Cos", "Div", "Erf", "Exp", "Log", "MatMul", "Max", "Mean", "Min"}
-    )
-    | frozenset(
-        {"Mul", "Neg", "Pow", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}
-    )
-    | frozenset({"Relu", "Sigmoid", "Sin", "Softmax", "Softplus", "Sqrt", "Sub", "Sum", "Tanh"})
-)
 _JUMPING = frozenset({"And", "Ceil", "Equal", "Floor", "Greater", "Less", "Not", "Or"})
 _CASTING = frozenset({"Cast", "CastLike"})
 _COUNTING = frozenset({"ConstantOfShape", "Range", "Shape", "Size"})
+_KNOWN = (frozenset(RULES) | _CASTING | {"Range"}) - {"Constant", "Dropout"}
 
 
 @dataclass(frozen=True)
@@ -146,9 +138,8 @@ class Folder:
         return True
 
     def _reads_constants_alone(self, node: ir.Node) -> bool:
-        known = _MOVING | _SMOOTH | _JUMPING | _COUNTING | _CASTING
         return (
-            node.op_type in known
+            node.op_type in _KNOWN
             and node.domain in ("", "ai.onnx")
             and bool(node.inputs)
             and all(value is None or self._constants.known(value) for value in node.inputs)
@@ -165,8 +156,8 @@ class Folder:
         inputs = [self._constants.shape(value) for value in node.inputs]
         shapes = [shape for shape in inputs if shape is not None]
         small = [self._small(value) for value in node.inputs]
-        size = max(_item_size(value, node) for value in node.inputs)
-        made = size * elements(call, shapes, small)
+        size = _item_size(node)
+        made = size * elements(node, call, shapes, small)
         freed = sum(
             value.const_value.nbytes
             for value in set(node.inputs)
@@ -266,13 +257,14 @@ def _range(_: Call, inputs: Inputs) -> Array:
     return np.arange(start, limit, delta, dtype=np.int64)
 
 
-def _item_size(value: ir.Value | None, node: ir.Node) -> float:
-    """Return how many bytes an element takes that is made of those of ``value``, at most."""
+def _item_size(node: ir.Node) -> float:
+    """Return how many bytes an element takes that a node makes, at most."""
     if node.op_type in _COUNTING:
         return 8
     if node.op_type in _CASTING:
         return _element_type(node).itemsize
-    return 0 if value is None or value.const_value is None else value.const_value.dtype.itemsize
+    first = node.inputs[1 if node.op_type == "Where" else 0]
+    return 8 if first is None or first.const_value is None else first.const_value.dtype.itemsize
 
 
 def _refuse_undefined(call: Call, stored: Inputs) -> None:

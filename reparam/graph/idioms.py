@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _SQRT2 = 2.0**0.5
-_CLOSE = 1e-4  # relative: a constant that was written with fewer digits is the same one
+_CLOSE = 1e-3  # relative: a constant that was written with fewer digits is the same one
 
 Nodes: TypeAlias = "tuple[ir.Node, ...]"
 

@@ -6,6 +6,8 @@ In this order, each a pass that can be switched off:
                 into the weights that make the value
     sink        those with several readers, or behind which such nodes stand, go down into the
                 weights of all readers at once
+    straighten  two nodes in a row that lay the same elements out anew, as a factor between them
+                leaves behind, become one or none
     regroup     in a sum of several, values made of one source come together
 
 Factors go up before they go down, since one node takes what goes up and several what goes down.
@@ -21,6 +23,7 @@ from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph.analysis import Analysis, analyse
 from reparam.graph.constants import Constants
 from reparam.graph.moves_affine import Run, Site, hoisted, sunk
+from reparam.graph.moves_layout import straighten
 from reparam.graph.moves_plan import Change, Plan
 from reparam.graph.moves_regroup import Order, Sum, Terms, groups, sums
 from reparam.graph.regions import KINDS
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
 
     from reparam.graph.fusing import GraphReport, Options
 
-HOIST, SINK, REGROUP = "hoist", "sink", "regroup"
-MOVES = (HOIST, SINK, REGROUP)
+HOIST, SINK, STRAIGHTEN, REGROUP = "hoist", "sink", "straighten", "regroup"
+MOVES = (HOIST, SINK, STRAIGHTEN, REGROUP)
 """Names of the passes, in their order."""
 
 Avoid = set[tuple["ir.Node", "str | Terms"]]
@@ -53,6 +56,10 @@ def move(
     for name, look in _LOOKS.items():
         if name not in options.without:
             moved |= _all_runs(graph, constants, report, frozen, avoid, (name, look))
+    if STRAIGHTEN not in options.without:
+        gone = straighten(graph, constants)
+        report.count("nodes gone that lay out anew", gone)
+        moved |= bool(gone)
     if REGROUP not in options.without:
         analysis = analyse(graph, constants, frozen)
         for sum_ in sums(graph, analysis):

@@ -235,10 +235,9 @@ class Plan:
     def is_provable(self) -> bool:
         """Whether probes can stand for all that the nodes read."""
         try:
-            self.sources()
+            return bool(self.sources())
         except NotFusibleError:
             return False
-        return True
 
     def macs(self) -> float:
         """Return the MACs of what is written anew, at one position of each; they stay."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,12 @@ class Pointwise:
     @property
     def changes_nothing(self) -> bool:
         return bool((self.scale == 1).all() and (self.shift == 0).all())
+
+    def stored(self, dtype: np.dtype[Any]) -> Pointwise:
+        """Return what is left of it in a dtype: s - s + 1 may be one only once it is rounded."""
+        with np.errstate(over="ignore", under="ignore"):
+            scale, shift = (np.asarray(part).astype(dtype) for part in (self.scale, self.shift))
+        return Pointwise(scale.astype(np.float64), shift.astype(np.float64))
 
     def then(self, scale: Array, shift: Array) -> Pointwise:
         """Return this, and then another factor and shift."""

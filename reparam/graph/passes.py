@@ -57,6 +57,17 @@ PASSES = (
     Pass("fold-scale", "a Mul by a constant goes into a neighbour", "chosen with the branches"),
     Pass("fuse-chains", "convolutions in a row become one", "chosen with the branches"),
     Pass(
+        "hoist",
+        "factors move up, into what makes a value",
+        "after the regions of a round: what is left then is in the way of the next",
+    ),
+    Pass("sink", "factors move down, into all that read a value", "after hoist: up is free"),
+    Pass(
+        "regroup",
+        "sums are grouped by what their parts are made of",
+        "last of a round: it needs to see what the others left; regions are chosen again then",
+    ),
+    Pass(
         "merge-siblings",
         "1x1 convolutions of one value become one, and a Split",
         "after the regions: a branch that was fused is no sibling, and a Split ends a region",

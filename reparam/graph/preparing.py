@@ -26,17 +26,26 @@ _FIRST_WITH_HIDDEN = 4
 def prepare(model: ir.Model, constants: Constants, options: Options, report: GraphReport) -> None:
     """Do the passes that come before the regions, and infer shapes."""
     graph, without = model.graph, options.without
-    note_overridable(graph, report)
     if "dead-nodes" not in without:
         sweep(model)
     if "constants" in without:
         infer_shapes(model)
     else:
         _fold(model, constants, report)
-    if "identities" not in without:
-        report.count("nodes that change nothing bypassed", bypass_identities(graph, constants))
+    tidy(graph, constants, options, report)
     if "global-pool" not in without:
         report.count("means over all positions made one", pool_globally(graph, constants))
+    if "dead-nodes" not in without:
+        sweep(model)  # what computed a shape that is known reads values, too
+
+
+def tidy(graph: ir.Graph, constants: Constants, options: Options, report: GraphReport) -> bool:
+    """Take out what changes nothing; return whether there was any."""
+    if "identities" in options.without:
+        return False
+    count = bypass_identities(graph, constants)
+    report.count("nodes that change nothing bypassed", count)
+    return count > 0
 
 
 def _fold(model: ir.Model, constants: Constants, report: GraphReport) -> None:
@@ -55,16 +64,6 @@ def _fold(model: ir.Model, constants: Constants, report: GraphReport) -> None:
         infer_shapes(model)
     if graph.initializers:
         model.ir_version = max(model.ir_version, _FIRST_WITH_HIDDEN)
-
-
-def note_overridable(graph: ir.Graph, report: GraphReport) -> None:
-    """Say how many weights are inputs too: who runs the graph may give others."""
-    count = sum(value.is_graph_input() for value in graph.initializers.values())
-    if count:
-        report.notices.append(
-            f"{count} initializers are inputs of the graph too, so that who runs it may give "
-            "others: nothing is fused with them"
-        )
 
 
 def infer_shapes(model: ir.Model) -> None:

@@ -123,6 +123,11 @@ def candidates(
         yield list(dict.fromkeys(rounds))
 
 
+def writes_places(nodes: Sequence[ir.Node]) -> bool:
+    """Whether a node writes at places that are counted from the first image of a batch."""
+    return any(node.op_type == "ScatterND" for node in nodes)
+
+
 def _multiplies(nodes: Sequence[ir.Node]) -> bool:
     return any(node.op_type in ("MatMul", "Gemm") for node in nodes)
 

@@ -193,6 +193,8 @@ def nodes_of(form: Form) -> int:
     if shaped.geometry is None:
         numbers = numbers_of(form)
         assert isinstance(numbers, Pointwise)
+        if form.source.dtype is not None:
+            numbers = numbers.stored(form.source.dtype.numpy())
         return int((numbers.scale != 1).any()) + int((numbers.shift != 0).any())
     if shaped.geometry.kernel or is_gemm(form):
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from reparam.graph.regions import Region, is_gemm, needs_a_node
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -103,12 +105,35 @@ class Writer:
             graph.insert_before(self.region.nodes[-1], self.nodes)
             result.shape, result.type = output.shape, output.type
         name, is_output = output.name, output.is_graph_output()
+        names = self._old_weights()
         output.replace_all_uses_with(result, replace_graph_outputs=True)
         for node in reversed(self.region.nodes):
             graph.remove(node, safe=True)
         if self.nodes or is_output:
             result.name = name
+        for made, old in names:
+            self._take_name(made, old)
         return result
+
+    def _old_weights(self) -> list[tuple[ir.Value, ir.Value]]:
+        """Return the new weight and bias, each with that of the widest kernel there was."""
+        kernels = [node for node in self.region.nodes if node.op_type in _WEIGHTED]
+        last = next((node for node in self.nodes if node.op_type in _WEIGHTED), None)
+        if not kernels or last is None:
+            return []
+        widest = max(kernels, key=lambda node: prod(self.constants.shape(node.inputs[1]) or ()))
+        pairs = list(zip(last.inputs, widest.inputs, strict=False))[1:]
+        return [(new, old) for new, old in pairs if new is not None and old is not None]
+
+    def _take_name(self, made: ir.Value, old: ir.Value) -> None:
+        """Name a new weight after an old one, so that users find it under the name they know."""
+        name = old.name
+        if not name or not self.constants.known(old):
+            return
+        if old.uses() or old.is_graph_output():
+            made.name = self.constants.unused(name)
+        else:
+            self.constants.take_name(made, old)
 
     def discard(self, graph: ir.Graph) -> None:
         """Take the new constants out again."""
@@ -146,12 +171,28 @@ class Writer:
         return node.outputs[0]
 
     def _constant(self, what: str, array: Array) -> ir.Value:
+        """Return an initializer with these numbers; one that the region reads keeps its name."""
         stored, flushed = round_once(array, self.dtype)
+        held = self._held(stored)
+        if held is not None:
+            return held
         self.flushed += flushed
         base = f"{self.region.output.name}.{what}"
         value = self.constants.register(base, stored, exact=array)
         self.made.append(value)
         return value
+
+    def _held(self, stored: Array) -> ir.Value | None:
+        """Return a constant that the region reads and that is the same, bit for bit."""
+        for value in (value for node in self.region.nodes for value in node.inputs):
+            if value is None or self.constants.shape(value) != stored.shape:
+                continue
+            found = self.constants.get(value)
+            if found is not None and found.dtype == stored.dtype:
+                bits = f"u{stored.dtype.itemsize}"
+                if np.array_equal(np.ravel(found).view(bits), np.ravel(stored).view(bits)):
+                    return value
+        return None
 
     def _conv(self, conv: Conv) -> None:
         inputs = [self.source, self._constant("weight", conv.weight)]
@@ -166,10 +207,12 @@ class Writer:
     def _linear(self, conv: Conv, form: Form) -> None:
         matrix = conv.weight[..., 0]
         if is_gemm(form):
-            inputs = [self.source, self._constant("weight", matrix)]
+            held = self._held(round_once(matrix.T, self.dtype)[0])
+            weight = self._constant("weight", matrix) if held is None else held
+            inputs = [self.source, weight]
             if conv.bias.any() or self.constants.opset < 11:
                 inputs.append(self._constant("bias", conv.bias))
-            self._node("Gemm", inputs, transB=1)
+            self._node("Gemm", inputs, transB=int(held is None))
             return
         product = self._node("MatMul", [self.source, self._constant("weight", matrix.T)])
         if conv.bias.any():
@@ -196,9 +239,10 @@ class Writer:
             shape = (array.size, *(1,) * trailing) if array.ndim else ()
             return self._constant(what, np.asarray(array).reshape(shape))
 
-        if (numbers.scale != 1).any():
+        left = numbers.stored(self.dtype)
+        if (left.scale != 1).any():
             value = self._node("Mul", [value, operand("scale", numbers.scale)])
-        if (numbers.shift != 0).any():
+        if (left.shift != 0).any():
             self._node("Add", [value, operand("shift", numbers.shift)])
         if not self.nodes and needs_a_node(self.source, self.region.output):
             self._node("Identity", [value])

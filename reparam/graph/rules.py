@@ -18,14 +18,12 @@ from reparam.graph import readers
 from reparam.graph.constants import Constants
 from reparam.graph.forms import Law
 from reparam.graph.laws import Picking, Scaling, Stacking, Summing
+from reparam.graph.rules_borders import cropping, framing, padding, scattering
 from reparam.graph.rules_kernels import (
     average_pool,
     convolution,
-    cropping,
-    framing,
     gemm,
     matmul,
-    padding,
     transposed_convolution,
 )
 
@@ -35,11 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One output of a node, the values that it is made of, and how."""
+    """One output of a node, the values that it is made of, and how.
+
+    Attributes:
+        through: nodes between an operand and this one that are nothing without each other.
+    """
 
     output: ir.Value
     operands: tuple[ir.Value, ...]
     law: Law
+    through: tuple[ir.Node, ...] = ()
 
 
 Rule = Callable[["ir.Node", Constants], "list[Reading]"]
@@ -167,6 +170,14 @@ def _concatenation(node: ir.Node, constants: Constants) -> list[Reading]:
     return [Reading(node.outputs[0], operands, Stacking(axis))]
 
 
+def _scatter(node: ir.Node, constants: Constants) -> list[Reading]:
+    found = scattering(node, constants)
+    if found is None:
+        return []
+    value, law, through = found
+    return [Reading(node.outputs[0], (value,), law, tuple(through))]
+
+
 def _channel_axis(value: ir.Value, axis: int) -> int:
     rank = readers.rank_of(value)
     if axis < 0 and rank is None:
@@ -256,6 +267,7 @@ RULES: dict[str, Rule] = {
     "Mul": _product,
     "Neg": _negation,
     "Pad": lambda *a: _wrapped(padding, *a),
+    "ScatterND": _scatter,
     "Slice": _slice,
     "Split": _split,
     "Sub": _subtraction,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from reparam.adapters.onnx_model import (
     Value,
     arrays_of,
     inputs_of,
-    inspect_file,
     interface_of,
     op_counts,
     stamp,
@@ -78,25 +76,6 @@ def test_stamp_says_who_made_the_file_and_changes_nothing_else() -> None:
     assert (proto.producer_name, proto.producer_version) == ("name", "1.2")
     check_model(proto.SerializeToString())
     assert proto.graph == onnx.load_model_from_string(good()).graph
-
-
-def test_inspecting_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    path.write_bytes(stamped(good()).SerializeToString())
-    found = inspect_file(path)
-    assert json.loads(json.dumps(found))["inputs"][0]["shape"] == list(X_SHAPE)
-    assert found["operators"] == {"Conv": 1}
-    assert (found["producer"], found["metadata"]) == ("name 1.2", {"key": "value"})
-    assert (found["opset"], found["parameters"]) == (17, 4 * 3 * 9)
-    assert found["file_bytes"] == path.stat().st_size
-
-
-def test_file_that_cannot_be_inspected_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"none\.onnx"):
-        inspect_file(tmp_path / "none.onnx")
-    (tmp_path / "text.onnx").write_text("text")
-    with pytest.raises(ExportError, match=r"text\.onnx' is not an ONNX model"):
-        inspect_file(tmp_path / "text.onnx")
 
 
 def test_weights_in_other_files_are_not_looked_for() -> None:

@@ -199,12 +199,19 @@ def _(g: GraphBuilder) -> None:
 
 
 @block("affine maps between Split and Concat", "-", "Split, Mul, Add, BN, Concat, Conv",
-       "Conv")  # fmt: skip
+       "Split, Concat, Conv")  # fmt: skip
 def _(g: GraphBuilder) -> None:
     x = g.input("x", _IMAGE)
     a, b = g.split(x, (3, 5))
     y = g.concat(g.add(g.mul(a, g.per_channel(a)), g.scalar()), g.bn(b))
     g.output(g.conv(y, 6, 1, bias=True))
+
+
+@block("channels cut into halves before the BatchNorm", "-", "Conv, Reshape, BN, Relu",
+       "Conv, Reshape, Relu")  # fmt: skip
+def _(g: GraphBuilder) -> None:
+    y = g.conv(g.input("x", (1, 8, 6, 6)), 8, 3, padding=1)
+    g.output(g.relu(g.bn(g.reshape(y, [1, 4, 12, 6]))))
 
 
 @block("average pooling without padding, then 1x1", "-", "AveragePool, Conv, BN",

@@ -145,6 +145,12 @@ def _(g: GraphBuilder) -> None:
     padded_with_its_bias(g, scattered=False)
 
 
+@block("DiverseBranchBlock, a border written by ScatterND", "19",
+       "3 Conv, 2 BN, Pad, 4 ScatterND, Add", "Conv", since=11)  # fmt: skip
+def _(g: GraphBuilder) -> None:
+    padded_with_its_bias(g, scattered=True)
+
+
 @block("DiverseBranchBlock, nothing padded", "19", "4 Conv, 5 BN, AveragePool, 2 Add", "Conv")
 def _(g: GraphBuilder) -> None:
     x = g.input("x", _IMAGE)

@@ -119,13 +119,6 @@ def _(g: GraphBuilder) -> None:
     g.output(g.relu(g.bn(g.transpose(y, (0, 2, 1, 3)))))
 
 
-@miss("channels cut into halves before the BatchNorm", "14", "Conv, Reshape, BN, Relu",
-      "Conv, Reshape, BN, Relu", "four channels of twice the height")  # fmt: skip
-def _(g: GraphBuilder) -> None:
-    y = g.conv(g.input("x", (1, 8, 6, 6)), 8, 3, padding=1)
-    g.output(g.relu(g.bn(g.reshape(y, [1, 4, 12, 6]))))
-
-
 @miss("channels and rows mixed, of equal shape", "14", "Conv, 2 Reshape, Transpose, BN, Relu",
       "Conv, 2 Reshape, Transpose, BN, Relu",
       "reshaped to rows of the same count as channels")  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.graph.blocks_kernels import border, equal_shift, padded_with_its_bias
+from tests.graph.blocks_kernels import border, equal_shift
 from tests.graph.builder import GraphBuilder
 from tests.graph.cases import Registry, conv_bn
 
@@ -210,14 +210,6 @@ def _(g: GraphBuilder) -> None:
     x = g.input("x", _IMAGE)
     wide = g.bn(g.conv(x, 8, 3, stride=2, auto_pad="SAME_UPPER"))
     g.output(g.add(wide, g.bn(g.conv(x, 8, 1, stride=2))))
-
-
-@miss("DBB's border by ScatterND", "19", "3 Conv, 2 BN, Pad, 4 ScatterND, Add",
-      "3 Conv, Pad, 4 ScatterND, Add",
-      "exact, but ScatterND of a constant border is no rule",
-      since=11)  # fmt: skip
-def _(g: GraphBuilder) -> None:
-    padded_with_its_bias(g, scattered=True)
 
 
 @miss("another vector around than the bias", "19", "3 Conv, 2 BN, 2 Concat, Add",

@@ -354,7 +354,7 @@ FUNCTION_CASES = {
 BINARY = ("Max", "Min", "Equal", "Greater", "Less")
 ELSEWHERE = ("ReduceMax", "ReduceMin", "ReduceSum", "Softmax", "LayerNormalization", "PRelu")
 ELSEWHERE += ("InstanceNormalization", "Where", "Pow", "Log", "Sqrt", "Reciprocal", "Gelu", "Mish")
-ELSEWHERE += ("Swish", "And", "Or", "Not")
+ELSEWHERE += ("Swish", "And", "Or", "Not", "Resize", "Upsample")
 
 
 def assert_close(case, runs=None):
@@ -400,6 +400,39 @@ def test_other_functions():
     ]  # fmt: skip
     for case in cases:
         assert_close(case)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("how", ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"])
+@pytest.mark.parametrize("scales", [(2.0, 2.0), (1.0, 3.0), (0.5, 2.0), (1.5, 0.75)])
+@pytest.mark.parametrize("opset", [11, 13, 18, 19])
+def test_resize(mode, how, scales, opset):
+    x = floats(np.random.default_rng(11), 2, 3, 8, 4)
+    attributes = {"mode": mode, "coordinate_transformation_mode": how}
+    by_scale = np.array([1.0, 1.0, *scales], np.float32)
+    cases = [[x, np.zeros(0, np.float32), by_scale]]
+    if mode == "linear" or how in ("half_pixel", "asymmetric"):
+        size = ints(2, 3, int(8 * scales[0]), int(4 * scales[1]))
+        cases.append([x, np.zeros(0, np.float32), np.zeros(0, np.float32), size])
+    for inputs in cases:
+        assert_close(OneNode("Resize", inputs, attributes, opset))
+
+
+@pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
+def test_resize_to_the_nearest(rounding):
+    x = floats(np.random.default_rng(12), 1, 2, 5, 7)
+    attributes = {"mode": "nearest", "nearest_mode": rounding}
+    for how in ("half_pixel", "asymmetric"):
+        inputs = [x, None, np.array([1, 1, 2, 3], np.float32)]
+        case = {**attributes, "coordinate_transformation_mode": how}
+        assert_close(OneNode("Resize", inputs, case, 13))
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resize_of_old_opsets(mode):
+    inputs = [floats(np.random.default_rng(13), 1, 2, 5, 7), np.array([1, 1, 2, 3], np.float32)]
+    assert_close(OneNode("Resize", inputs, {"mode": mode}, 10))
+    assert_close(OneNode("Upsample", inputs, {"mode": mode}, 9))
 
 
 def test_swish_by_its_definition():

@@ -84,6 +84,18 @@ class TestFused:
         assert told["region"]["extent"] == ["H", "W"]
         assert told["verdict"] == "fused"
 
+    def test_a_node_that_only_a_move_brings_into_a_region(self, tmp_path: Path) -> None:
+        """The factor stands behind a Reshape, and is hoisted above it, into the convolution."""
+
+        def build(g: GraphBuilder) -> None:
+            y = g.conv(g.input("x", ("n", 8, 14, 14)), 8, 3, padding=1)
+            pooled = g.reshape(y, (-1, 8, 196))
+            g.output(g.relu(g.mul(pooled, g.scalar(0.5))))
+
+        found = why(tmp_path, build, "Mul_2")
+        assert (found.verdict, found.region) == ("fused", None)
+        assert all(reason.startswith("at first: ") for reason in found.reasons)
+
 
 class TestLeft:
     @pytest.mark.parametrize(("build", "name", "reason"), [
@@ -100,6 +112,12 @@ class TestLeft:
     ])  # fmt: skip
     def test_for_this_reason(self, tmp_path: Path, build: Build, name: str, reason: str) -> None:
         assert reason in said(tmp_path, build, name)
+
+    def test_since_runtimes_know_it_as_a_part_of_one_operator(self, tmp_path: Path) -> None:
+        def build(g: GraphBuilder) -> None:
+            g.output(g.conv(g.gelu(g.conv(g.input("x", OPEN), 8, 1)), 8, 1))
+
+        assert "runtimes know as one operator" in said(tmp_path, build, "Add_3")
 
     def test_since_it_would_cost_more(self, tmp_path: Path) -> None:
         found = explain(saved(tmp_path, low_rank()), "Conv_1")

@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 import reparam
+from reparam import graph
 from reparam.errors import (
     EXIT_NO,
     EXIT_UNUSABLE,
@@ -21,7 +22,8 @@ from reparam.errors import (
     OutputError,
 )
 from reparam.graph import fusing, laws, pipeline
-from reparam.graph.pipeline import PASSES, fuse_onnx
+from reparam.graph.passes import NAMES
+from reparam.graph.pipeline import fuse_onnx
 from reparam.graph.whole_records import UNDECIDABLE, Whole
 from reparam.version import tool_version
 from tests.commands.processes import contents
@@ -93,6 +95,13 @@ class TestWritten:
         assert result.output is not None
         assert same_graph(onnx.load(result.output), nothing())
 
+    def test_a_graph_that_has_other_nodes_but_no_region_is_simplified(self, tmp_path: Path) -> None:
+        g = GraphBuilder()
+        g.output(g.sigmoid(g.identity(g.relu(g.input("x", OPEN)))))
+        result = fuse_onnx(saved(tmp_path, g.model()))
+        assert result.verdict == "simplified"
+        assert result.report.ops_after == {"Relu": 1, "Sigmoid": 1}
+
     def test_the_same_file_gives_the_same_bytes(self, tmp_path: Path) -> None:
         source = saved(tmp_path, repvgg())
         first, second = (fuse_onnx(source, tmp_path / name) for name in ("a.onnx", "b.onnx"))
@@ -159,6 +168,13 @@ class TestNothingIsWritten:
         for target in (source, tmp_path / "link.onnx", tmp_path / "." / "net.onnx"):
             error = self.refused(OutputError, source, target, force=True)
             assert "is the input" in error.what
+
+    def test_over_the_weights_of_the_source(self, tmp_path: Path) -> None:
+        source = tmp_path / "net.onnx"
+        onnx.save(repvgg(), source, save_as_external_data=True, location="out.onnx.data",
+                  size_threshold=0)  # fmt: skip
+        error = self.refused(OutputError, source, tmp_path / "out.onnx", force=True)
+        assert "has weights of the input" in error.what
 
     def test_over_another_file(self, tmp_path: Path) -> None:
         source = saved(tmp_path, repvgg())
@@ -229,7 +245,7 @@ class TestNothingIsWritten:
     def test_without_a_pass_that_there_is_not(self, tmp_path: Path) -> None:
         error = self.refused(GraphError, saved(tmp_path, repvgg()), without=["fold-nothing"])
         assert error.exit_code == EXIT_UNUSABLE
-        assert all(name in error.found for name in PASSES)
+        assert all(name in error.hint for name in NAMES)
 
 
 def test_what_cannot_be_decided_is_written_and_said(
@@ -290,6 +306,12 @@ class TestMacs:
 
 
 class TestApi:
+    def test_names_of_the_package(self) -> None:
+        for name in graph.__all__:
+            assert getattr(graph, name) is not None
+        with pytest.raises(AttributeError, match="nothing_like_that"):
+            _ = graph.nothing_like_that
+
     def test_the_ending_decides(self, tmp_path: Path) -> None:
         result = reparam.fuse(saved(tmp_path, repvgg()), tmp_path / "a.onnx", force=True)
         assert result.report.ops_after == {"Conv": 2, "Relu": 2}

@@ -42,7 +42,7 @@ def a_sum_of_a_value_with_itself(g: GraphBuilder) -> None:
     g.output(g.add(x, x, x))
 
 
-@found("Mul")
+@found("Sub")
 def nothing_times_a_value(g: GraphBuilder) -> None:
     x = g.input("x", (1, 3, 4, 7))
     g.output(g.dropout(g.sub(x, x)))
@@ -73,6 +73,15 @@ def sizes_that_inference_has_no_name_for(g: GraphBuilder) -> None:
     row = g.neg(g.slice(x, 1, 100, axis=2))
     geometry = {"padding": (0, 2), "dilation": (1, 2), "stride": (2, 2)}
     g.output(g.conv(g.relu(x), 3, (1, 3), **geometry), g.conv(row, 3, (1, 3), **geometry))
+
+
+@found("Conv Sub")
+def a_factor_that_is_one_once_it_is_rounded(g: GraphBuilder) -> None:
+    g.seed = 2
+    x = g.input("x", (None, 3, None, None))
+    moved = g.bn(x, 0.001)
+    y = g.conv(x, weight=g.weight((3, 3, 3, 3), "fed"), padding=1)
+    g.output(g.sub(y, g.add(moved, g.neg(moved), x)))
 
 
 @pytest.mark.parametrize("name", FOUND)

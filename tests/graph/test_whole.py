@@ -196,7 +196,7 @@ def test_functions_of_the_model_are_written_out_for_the_truth(tmp_path):
 def test_operators_without_a_rule_are_evaluated_by_onnx(tmp_path):
     def resized(graph, value):
         graph.constant("scales", np.array([1, 1, 2, 2], np.float32))
-        graph.node("Resize", [value, "", "scales"], "y", mode="nearest")
+        graph.node("Resize", [value, "", "scales"], "y", mode="cubic")
         graph.outputs["y"] = ("float32", (None, 8, None, None))
 
     found = compare(*pair(tmp_path, tail=resized, shape=(1, 3, 8, 8)))
@@ -345,6 +345,16 @@ def test_the_truth_is_given_up_where_it_takes_too_long(tmp_path):
     assert Truth(ir.load(path)).outputs(x)[0].shape == (1, 8, 16, 16)
     with pytest.raises(NotEvaluableError, match="too many"):
         Truth(ir.load(path), most_macs=1000).outputs(x)
+
+
+def test_the_truth_is_asked_for_sparingly_where_it_takes_long(tmp_path, monkeypatch):
+    paths = pair(tmp_path)
+    assert len(compare(*paths).runs) == 3
+    monkeypatch.setattr("reparam.graph.whole_pair._SLOW", 1000)
+    found = compare(*paths)
+    assert found.verdict == EQUAL
+    assert len(found.runs) == 2
+    assert all("normal" in run for run in found.runs)
 
 
 def test_axes_of_one_name_are_equally_long():

@@ -1,0 +1,69 @@
+"""The last step before an ONNX file is written: what is one operator in its graph becomes one.
+
+A network of known blocks leaves little to do here: a bias beside its linear layer, a learned affine
+between an activation and a convolution. A network of the user's own may have any branch left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from reparam.adapters.onnx_weights import initializers_of, with_weights, without_weights
+from reparam.adapters.paddle_models import Array
+from reparam.graph.constants import Constants
+from reparam.graph.fusing import Fused, Left, Options, fuse_graph
+from reparam.graph.inspecting import first_round
+
+AS_ASKED = "the export was asked to keep the form of the checkpoint"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A graph that is ready to be written.
+
+    Attributes:
+        proto: the model; its heavy weights are inputs.
+        weights: these, by name.
+        made: weights that are of no layer, but were computed here, by name.
+        fused: regions that are one operator now.
+        left: regions that are not, and why.
+    """
+
+    proto: Any
+    weights: Mapping[str, Array]
+    made: Mapping[str, Array] = field(default_factory=dict)
+    fused: tuple[Fused, ...] = ()
+    left: tuple[Left, ...] = ()
+
+
+def end_with_fusing(proto: Any, weights: Mapping[str, Array], *, fuse: bool = True) -> Ended:
+    """Return a graph in which no region is left that one operator would do, each proved.
+
+    A weight that no region changes keeps its name and its bits; where there is no region at all,
+    the model comes back as the same object. A region whose proof fails stays as it was, and the
+    report says so.
+
+    Args:
+        proto: an ``onnx.ModelProto``; inputs in ``weights`` are weights. It is not changed.
+        weights: by name.
+        fuse: otherwise regions are only counted.
+    """
+    model = with_weights(proto, weights)
+    if not fuse:
+        return Ended(proto, weights, left=_regions(model))
+    before = set(model.graph.initializers)
+    report = fuse_graph(model, Options(keep_going=True))
+    left = (*report.left, *report.failed)
+    if not report.fused and report.ops_after == report.ops_before:
+        return Ended(proto, weights, left=left)
+    made = {k: v for k, v in initializers_of(model).items() if k not in before}
+    ended, heavy = without_weights(model, proto, weights)
+    return Ended(ended, heavy, made, tuple(report.fused), left)
+
+
+def _regions(model: Any) -> tuple[Left, ...]:
+    """Return the regions that fusing would take first; the model is not of use afterwards."""
+    regions = first_round(model, Constants(model.graph)).regions
+    return tuple(Left(str(one.output.name), one.kind, AS_ASKED) for one in regions)
