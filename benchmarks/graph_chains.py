@@ -12,6 +12,7 @@ and files of a given size, of blocks of RepVGG that are few and wide, or many an
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,11 @@ def write_blocks(mib: float, channels: int, path: Path) -> int:
         x = graph.block(x)
     graph.write(path, x)
     return len(graph.nodes)
+
+
+if __name__ == "__main__":  # KIND NODES PATH, or MIB CHANNELS PATH
+    what, number, name = sys.argv[1:]
+    if what in CHAINS:
+        write_chain(what, int(number), Path(name))
+    else:
+        write_blocks(float(what), int(number), Path(name))

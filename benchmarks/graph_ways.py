@@ -6,8 +6,8 @@
     onnxslim, onnxsim   those tools, in the interpreter of --peer-python
 
 This script is also what the processes run: ``PYTHON graph_ways.py WAY IN OUT`` prints the seconds
-of each step, imports apart, as a JSON line. It imports nothing before it knows the way, so that a
-process is charged with nothing but its own.
+of each step, imports apart, as a JSON line. It imports nothing before it knows the way, and who
+starts it should hold little: a process is charged with the memory of its parent until it runs.
 """
 
 from __future__ import annotations
@@ -61,17 +61,23 @@ def take(
     return {
         **steps,
         "process_seconds": round(elapsed, 3),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 3),
+        "process_cpu": round(used.ru_utime + used.ru_stime, 3),
         "peak_mib": round(used.ru_maxrss / 1024, 1),
     }
 
 
 def nodes_of(path: Path) -> int:
-    """Return how many nodes a file has; a Constant is a weight, not a node."""
+    """Return how many nodes a file has, counted by another process."""
+    command = [sys.executable, __file__, "count", str(path)]
+    return int(json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["nodes"])
+
+
+def count(path: str) -> dict[str, float]:
+    """Count nodes; a Constant is a weight, not a node."""
     import onnx
 
     nodes = onnx.load(path, load_external_data=False).graph.node
-    return sum(node.op_type != "Constant" for node in nodes)
+    return {"nodes": sum(node.op_type != "Constant" for node in nodes)}
 
 
 def floor(source: str, output: str) -> dict[str, float]:
@@ -127,17 +133,18 @@ def onnxsim(source: str, output: str) -> dict[str, float]:
 
 
 class Clock:
-    """Seconds by step, and of all."""
+    """Seconds by step, and of all; and of processors, which other work on the machine leaves be."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     def __enter__(self) -> Clock:
-        self._start = time.perf_counter()
+        self._start, self._cpu_start = time.perf_counter(), time.process_time()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds["seconds"] = round(time.perf_counter() - self._start, 4)
+        self.seconds["cpu"] = round(time.process_time() - self._cpu_start, 4)
 
     def step(self, name: str, call: Callable[[], Any]) -> Any:
         start = time.perf_counter()
@@ -146,7 +153,7 @@ class Clock:
         return result
 
 
-WAYS = {way.__name__: way for way in (floor, ours, imports, onnxslim, onnxsim)}
+WAYS = {way.__name__: way for way in (floor, ours, imports, onnxslim, onnxsim, count)}
 
 if __name__ == "__main__":
     del sys.path[0]  # the folder of this script: its modules are no packages of this process

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 _COMMON = ("strict", "force", "dry_run")
 _OF_CHECKPOINTS = ("epsilon", "fold_bn", "skip", "families", "format", "prefix")
-_OF_GRAPHS = ("allow_macs", "without", "bake_inputs", "keep_going", "tell")
+_OF_GRAPHS = (
+    "allow_macs", "without", "normalize", "merge_siblings", "bake_inputs", "keep_going", "tell",
+)  # fmt: skip
 
 
 def fuse(
@@ -27,7 +29,8 @@ def fuse(
         output: x.deploy.onnx for x.onnx, x.deploy.pdparams for x.pdparams and so on by default.
         options: of both: ``strict``, ``force``, ``dry_run``. Of checkpoints: ``epsilon``,
             ``fold_bn``, ``skip``, ``families``, ``format``, ``prefix``. Of ONNX files:
-            ``allow_macs``, ``without``, ``bake_inputs``, ``keep_going``, ``tell``.
+            ``allow_macs``, ``without``, ``normalize``, ``merge_siblings``, ``bake_inputs``,
+            ``keep_going``, ``tell``.
 
     Returns:
         Where the result is and what was done: ``source``, ``source_sha256``, ``output``,

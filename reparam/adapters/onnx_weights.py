@@ -28,12 +28,13 @@ def with_weights(proto: Any, weights: Mapping[str, Array]) -> ir.Model:
         proto: an ``onnx.ModelProto``; it is not changed.
         weights: by name; they are not copied.
     """
-    ir = import_onnx_ir()
-    model: ir.Model = ir.serde.deserialize_model(proto)
+    onnx_ir: Any = import_onnx_ir()
+    model: ir.Model = onnx_ir.serde.deserialize_model(proto)
     graph = model.graph
     for value in [value for value in graph.inputs if value.name in weights]:
         graph.inputs.remove(value)
-        value.const_value = ir.tensor(weights[value.name], name=value.name)
+        name = str(value.name)
+        value.const_value = onnx_ir.tensor(weights[name], name=name)
         graph.register_initializer(value)
     return model
 
@@ -52,15 +53,15 @@ def without_weights(
         weights: the same; they are taken out whatever their size.
         light: bytes of any other weight that stays.
     """
-    ir = import_onnx_ir()
-    graph, heavy = model.graph, {}
+    graph = model.graph
+    heavy: dict[str, Array] = {}
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
         if tensor is not None and (name in weights or tensor.nbytes > light):
             heavy[name] = weights[name] if name in weights else tensor.numpy()
             del graph.initializers[name]
             graph.inputs.append(value)
-    proto = ir.serde.serialize_model(model)
+    proto = import_onnx_ir().serde.serialize_model(model)
     told = {value.name for value in as_it_came.graph.value_info}
     kept = [value for value in proto.graph.value_info if value.name in told]
     del proto.graph.value_info[:]

@@ -97,7 +97,11 @@ def find_static(path: Path, parameters: Path | None = None) -> StaticModel:
             found=kind,
             hint=_program_beside(program) if kind == PARAMETERS else "",
         )
-    parameters = program.with_suffix(".pdiparams") if parameters is None else parameters
+    if parameters is None:
+        parameters = program.with_suffix(".pdiparams")
+        beside = list(path.glob("*.pdiparams")) if path.is_dir() else []
+        if not parameters.exists() and len(beside) == 1:
+            parameters = beside[0]  # the one pair; whether they fit is looked at later
     if not parameters.exists():
         raise ExportError(
             f"no parameters for '{program}'",

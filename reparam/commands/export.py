@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,7 @@ def _network(report: ExportReport) -> Iterator[tuple[str, str]]:
     nodes_before, nodes = sum(report.ops_before.values()), sum(report.ops_after.values())
     yield "network", f"{report.architecture}, {report.parameters:,} parameters"
     yield "blocks", f"{report.fused_blocks} of {report.blocks} are one convolution"
+    yield "regions", _regions(report)
     if report.output is not None:
         convolutions = report.ops_after.get("Conv", 0)
         yield "nodes", f"{nodes_before} -> {nodes}, {convolutions} of them Conv"
@@ -227,6 +229,17 @@ def _network(report: ExportReport) -> Iterator[tuple[str, str]]:
     if report.output is not None:
         yield "opset", f"{report.opset} (IR version {report.ir_version})"
     yield "assumed", ", ".join(f"{name}={value}" for name, value in report.assumed.items())
+
+
+def _regions(report: ExportReport) -> str:
+    """Say what was fused outside of the blocks, and what was left and why."""
+    fused = len(report.fused_regions)
+    told = [f"{fused} more {'is' if fused == 1 else 'are'} one operator"] if fused else []
+    reasons = Counter(one.reason.splitlines()[0] for one in report.left_regions)
+    told += [f"{number} left: {reason}" for reason, number in reasons.most_common(3)]
+    if len(reasons) > 3:
+        told.append(f"{len(reasons) - 3} more reasons in --json")
+    return "; ".join(told)
 
 
 def _checks(report: ExportReport) -> Iterator[tuple[str, str]]:

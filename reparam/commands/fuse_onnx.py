@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +23,9 @@ FOR_CHECKPOINTS = (
     "epsilon", "families", "model", "settings", "config", "input_channels", "input_size",
     "fold_bn", "prefix",
 )  # fmt: skip
-FOR_GRAPHS = ("allow_macs", "without", "bake_inputs", "keep_going")
+FOR_GRAPHS = (
+    "allow_macs", "without", "normalize", "merge_siblings", "bake_inputs", "keep_going",
+)  # fmt: skip
 _OPTIONS = (
     click.option(
         "--allow-macs",
@@ -37,6 +39,18 @@ _OPTIONS = (
         multiple=True,
         metavar="PASS",
         help="ONNX: switch a pass off, such as fold-scale. Repeatable.",
+    ),
+    click.option(
+        "--fold-normalize",
+        "normalize",
+        metavar="SPEC",
+        help="ONNX: make the file take raw pixels. MEAN,STD or three of each, 1/255 to scale "
+        "first, bgr to turn the channels; or a preset: imagenet, ppyoloe ...",
+    ),
+    click.option(
+        "--merge-siblings",
+        is_flag=True,
+        help="ONNX: make 1x1 convolutions that read the same value one, with a Split behind it.",
     ),
     click.option(
         "--bake-inputs",
@@ -57,6 +71,8 @@ class GraphChoice:
 
     allow_macs: float
     without: tuple[str, ...]
+    normalize: str | None
+    merge_siblings: bool
     bake_inputs: bool
     keep_going: bool
 
@@ -99,11 +115,8 @@ def fuse_graph_file(
         result = fuse_onnx(
             path,
             output,
-            allow_macs=graph.allow_macs,
-            without=graph.without,
-            bake_inputs=graph.bake_inputs,
-            keep_going=graph.keep_going,
             tell=tell,
+            **asdict(graph),
             **options,
         )
     if as_json:

@@ -8,25 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reparam.adapters.onnx_weights import initializers_of, with_weights, without_weights
 from reparam.adapters.paddle_models import Array
-from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
-from reparam.graph.fusing import (
-    Fused,
-    GraphReport,
-    Left,
-    Options,
-    fuse_graph,
-    operators_of,
-)
-from reparam.graph.preparing import prepare
-from reparam.graph.regions import choose
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
+from reparam.graph.fusing import Fused, Left, Options, fuse_graph
+from reparam.graph.inspecting import first_round
 
 AS_ASKED = "the export was asked to keep the form of the checkpoint"
 
@@ -68,16 +56,14 @@ def end_with_fusing(proto: Any, weights: Mapping[str, Array], *, fuse: bool = Tr
     before = set(model.graph.initializers)
     report = fuse_graph(model, Options(keep_going=True))
     left = (*report.left, *report.failed)
-    if not report.fused:
+    if not report.fused and report.ops_after == report.ops_before:
         return Ended(proto, weights, left=left)
     made = {k: v for k, v in initializers_of(model).items() if k not in before}
     ended, heavy = without_weights(model, proto, weights)
     return Ended(ended, heavy, made, tuple(report.fused), left)
 
 
-def _regions(model: ir.Model) -> tuple[Left, ...]:
+def _regions(model: Any) -> tuple[Left, ...]:
     """Return the regions that fusing would take first; the model is not of use afterwards."""
-    graph, constants = model.graph, Constants(model.graph)
-    prepare(model, constants, Options(), GraphReport(operators_of(graph)))
-    regions = choose(graph, analyse(graph, constants))
+    regions = first_round(model, Constants(model.graph)).regions
     return tuple(Left(str(one.output.name), one.kind, AS_ASKED) for one in regions)

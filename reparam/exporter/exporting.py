@@ -151,6 +151,17 @@ def _files(output: Path | None, options: Options) -> list[Path]:
     return onnx + ([] if paddle is None else [paddle.with_suffix(".pdiparams"), paddle])
 
 
+def _of_program(told: Mapping[str, Any]) -> list[str]:
+    """Say what is one operator in the ONNX file alone; the program keeps its layers."""
+    fused = len(told.get("fused_regions", ()))
+    if told.get("paddle") is None or not fused:
+        return []
+    return [
+        f"the program for Paddle Inference keeps {fused} region(s) that are one operator in the "
+        "ONNX file; they were found in its graph, and only there"
+    ]
+
+
 def _report(network: Network, output: Path | None, told: dict[str, Any]) -> ExportReport:
     outside = output is not None and told.get("data_bytes")
     return ExportReport(
@@ -163,7 +174,7 @@ def _report(network: Network, output: Path | None, told: dict[str, Any]) -> Expo
         assumed=network.assumed,
         epsilon=network.epsilon,
         blocks=len(network.blocks),
-        notices=network.notices,
+        notices=(*network.notices, *_of_program(told)),
         data=data_of(output) if output is not None and outside else None,
         **told,
     )

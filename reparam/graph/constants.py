@@ -84,7 +84,7 @@ class Constants:
         Among them are those that were rounded here, as they were before.
         """
         read = {value for node in nodes for value in node.inputs if value is not None}
-        known = (self._exact, self._held)
+        known = (self._held, self._exact)
         return {value: found[value] for value in read for found in known if value in found}
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...] | None:

@@ -89,7 +89,7 @@ def explain(path: str | Path, name: str) -> Explanation:
     found = _explained(title, made, first)
     if found.verdict == LEFT and first.analysis.is_linear(made):
         fuse_graph(model)  # in memory: what the first round leaves, a later one may take
-        if made.graph is None:
+        if made not in set(model.graph):
             reasons = tuple(f"at first: {reason}" for reason in found.reasons)
             return replace(found, verdict=FUSED, reasons=reasons)
     return found

@@ -15,11 +15,13 @@ from reparam.graph.idioms import idioms
 from reparam.graph.laws import BorderFilling
 from reparam.graph.macs import Extent, Macs, Sizes, macs_of
 from reparam.graph.moves import Avoid, move
+from reparam.graph.normalizing import Normalization, Normalized, normalize, settle
 from reparam.graph.passes import check_names
-from reparam.graph.preparing import bypass, declared_shapes, prepare, restore_shapes, sweep
+from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep, tidy
 from reparam.graph.proving import Proof
 from reparam.graph.regions import KINDS, Ends, Region, choose
 from reparam.graph.rewriting import Writer
+from reparam.graph.siblings import merge_siblings
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -40,11 +42,15 @@ class Options:
         without: names of passes that are switched off.
         allow_macs: how many times the MACs of what it replaces a region may cost.
         keep_going: leave a region whose proof fails as it is, and go on.
+        normalize: what to do to the pixels of the input, which the file takes raw then.
+        merge_siblings: make convolutions of one value one, with a Split.
     """
 
     without: frozenset[str] = frozenset()
     allow_macs: float = 1.0
     keep_going: bool = False
+    normalize: Normalization | None = None
+    merge_siblings: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,7 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
         report.macs_before = report.macs_after = macs_of(graph)
         return report
     prepare(model, constants, options, report)
+    normalized = _normalized(model, constants, options, report)
     report.macs_before = macs_of(graph)
     avoid: set[Ends] = set()
     whole = {} if "idioms" in options.without else idioms(graph, constants)
@@ -152,14 +159,31 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
             if not _one_round(graph, constants, options, report, avoid, whole):
                 break
         moved = move(graph, constants, options, report, whole, tried)
-        if not (bypass(graph, constants, options, report) or moved):
+        if not tidy(graph, constants, options, report) and not moved:
             break
+    if normalized is not None:
+        report.notices += settle(graph, normalized)
+    if options.merge_siblings and "merge-siblings" not in options.without:
+        report.count("sibling convolutions merged", merge_siblings(graph, constants))
     if "dead-nodes" not in options.without:
         report.count("unused initializers removed", sweep(model))
     report.macs_after = macs_of(graph)
     restore_shapes(graph, declared)
     report.ops_after = operators_of(graph)
     return report
+
+
+def _normalized(
+    model: ir.Model, constants: Constants, options: Options, report: GraphReport
+) -> Normalized | None:
+    if options.normalize is None or "normalize" in options.without:
+        return None
+    found = normalize(model, options.normalize, constants)
+    if found is None:
+        report.notices.append("the file takes raw pixels already")
+    else:
+        report.count("normalisations put at the input", 1)
+    return found
 
 
 def operators_of(graph: ir.Graph) -> dict[str, int]:

@@ -3,6 +3,9 @@
     before:  x -- Identity -- Mul(1) -- Add(0) -- Cast(to its own dtype) -- y
     after:   x ------------------------------------------------------------ y
 
+A node that undoes the one before it is another: Transpose and back, Reshape and back, a Concat of
+all that a Split has cut.
+
 Exact when: the rule of the operator says so, for every size of the open axes. An Add of 0 turns
 -0 into 0, which are equal. A Reshape of a Reshape is one. A node stays where an output of the
 graph needs it: ONNX has no other way to say that an input, a constant or another output is an
@@ -71,6 +74,9 @@ def _source(node: ir.Node, constants: Constants) -> ir.Value | None:
         other = node.inputs[1 - place]
         if _is_neutral(node.inputs[place], number, other, constants):
             return other
+    undone = _UNDONE.get(node.op_type)
+    if undone is not None and (found := undone(node)) is not None:
+        return found
     rule = _RULES.get(node.op_type)
     return node.inputs[0] if rule is not None and rule(node, constants) else None
 
@@ -169,6 +175,53 @@ def _flatten(node: ir.Node, _: Constants) -> bool:
     return readers.rank_of(node.inputs[0]) == 2 and readers.integer(node, "axis", 1) in (1, -1)
 
 
+def _before(node: ir.Node, operator: str) -> ir.Node | None:
+    """Return the node that makes the first input, if it is of an operator."""
+    made = None if node.inputs[0] is None else node.inputs[0].producer()
+    if made is None or made.op_type != operator or made.domain not in ("", "ai.onnx"):
+        return None
+    return made if made.graph is node.graph else None
+
+
+def _transposed_back(node: ir.Node) -> ir.Value | None:
+    made = _before(node, "Transpose")
+    last = readers.integers(node, "perm")
+    first = None if made is None else readers.integers(made, "perm")
+    if made is None or first is None or last is None or len(first) != len(last):
+        return None
+    back = [first[axis] for axis in last] == list(range(len(last)))
+    return made.inputs[0] if back else None
+
+
+def _reshaped_back(node: ir.Node) -> ir.Value | None:
+    """Return what two Reshapes in a row give the shape again that it has.
+
+    All axes but one are known to be as they were, so that the last is too: no axis is empty.
+    """
+    made = _before(node, "Reshape")
+    source, target = None if made is None else made.inputs[0], node.outputs[0]
+    rank = readers.rank_of(source)
+    if source is None or rank is None or readers.rank_of(target) != rank:
+        return None
+    pairs = [(size_of_axis(source, axis), size_of_axis(target, axis)) for axis in range(rank)]
+    other = [pair for pair in pairs if pair[0] != pair[1]]
+    same = [size for size, found in pairs if size == found]
+    if other and (len(other) > 1 or not all(isinstance(size, int) and size > 0 for size in same)):
+        return None
+    if other and all(isinstance(size, int) for size in other[0]):
+        return None
+    return source
+
+
+def _joined_again(node: ir.Node) -> ir.Value | None:
+    """Return what a Concat puts together again as a Split has cut it."""
+    made = _before(node, "Split")
+    axis, rank = readers.integer(node, "axis", 1), readers.rank_of(node.inputs[0])
+    if made is None or rank is None or list(node.inputs) != list(made.outputs):
+        return None
+    return made.inputs[0] if axis % rank == readers.integer(made, "axis", 0) % rank else None
+
+
 def _alone(node: ir.Node, _: Constants) -> bool:
     return len(node.inputs) == 1 and node.inputs[0] is not None
 
@@ -180,6 +233,13 @@ _NEUTRAL: dict[str, tuple[float, tuple[int, ...]]] = {
     "Sub": (0.0, (1,)),
 }
 """The number that changes nothing, and on which sides."""
+
+_UNDONE: dict[str, Callable[[ir.Node], ir.Value | None]] = {
+    "Concat": _joined_again,
+    "Reshape": _reshaped_back,
+    "Transpose": _transposed_back,
+}
+"""What stands before a node that undoes the node before it."""
 
 _RULES: dict[str, Rule] = {
     "Cast": _cast,

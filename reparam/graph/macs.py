@@ -249,7 +249,7 @@ def text_of(each: Mapping[str, float], extent: Extent | None) -> str:
     """Return MACs before and after as a table shows them: in total, or for each position."""
     before, after = each["before"], each["after"]
     if extent is None:
-        return f"{before:,.0f} -> {after:,.0f} each"
+        return f"{before:,.0f} -> {after:,.0f} /position"
     number = float(prod((a.number for a in extent if not a.of), start=Fraction(1)))
     opened = [str(axis) for axis in extent if axis.of]
     return " x ".join((f"{before * number:,.0f} -> {after * number:,.0f}", *opened))

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from reparam.adapters.static_models import convert_static, find_static, is_static
 from reparam.errors import GraphError, NotEquivalentError, NotFusibleError, OutputError
 from reparam.files import check_output, sha256_of
-from reparam.graph.files import Opened, data_of, open_model, save_model
+from reparam.graph.files import Opened, data_of, save_model
 from reparam.graph.files_writing import Written
 from reparam.graph.fusing import GraphReport, Options, fuse_graph
+from reparam.graph.normalizing import Normalization
+from reparam.graph.origins import ONNX, STATIC, Origin, as_onnx
 from reparam.graph.passes import check_names
+from reparam.graph.reporting import left_text
 from reparam.graph.whole import compare
 from reparam.graph.whole_records import NOT_RUN, Whole
 from reparam.version import tool_version
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-ONNX = ".onnx"
-STATIC = (".json", ".pdmodel", ".pdiparams")
 
 _DRY = Whole(NOT_RUN, reason="nothing was written")
 
@@ -72,25 +69,6 @@ class GraphFusion:
         return "already fused" if self.before else "nothing to fuse"
 
 
-@dataclass(frozen=True)
-class _Origin:
-    """What is fused.
-
-    Attributes:
-        source: as it was named.
-        path: of the ONNX file.
-        sha256: of the source, where that is not the ONNX file.
-        told: of the source, for the metadata.
-        notices: of the converter.
-    """
-
-    source: Path
-    path: Path
-    sha256: str = ""
-    told: dict[str, str] = field(default_factory=dict)
-    notices: tuple[str, ...] = ()
-
-
 @dataclass
 class _Checked:
     """What the checks of a draft found."""
@@ -110,6 +88,8 @@ def fuse_onnx(
     *,
     allow_macs: float = 1.0,
     without: Sequence[str] = (),
+    normalize: str | Normalization | None = None,
+    merge_siblings: bool = False,
     bake_inputs: bool = False,
     keep_going: bool = False,
     strict: bool = False,
@@ -128,6 +108,9 @@ def fuse_onnx(
         output: x.deploy.onnx for x.onnx by default.
         allow_macs: how many times the MACs of what it replaces a region may cost.
         without: names of passes that are switched off, of :data:`reparam.graph.passes.NAMES`.
+        normalize: what is to be done to the pixels of the image, which the file takes raw then: a
+            preset, or numbers, as :meth:`reparam.graph.normalizing.Normalization.parse` reads.
+        merge_siblings: make 1x1 convolutions that read one value one, with a Split.
         bake_inputs: take weights that are inputs of the graph too for constants.
         keep_going: leave a region whose proof fails as it is, and write the rest.
         strict: refuse where there is nothing to fuse, or something was left.
@@ -136,7 +119,8 @@ def fuse_onnx(
         tell: is told what is being done.
 
     Raises:
-        GraphError: the file is unusable, or a pass has no such name.
+        GraphError: the file is unusable, a pass has no such name, or the normalisation cannot be
+            put into it.
         NotEquivalentError: a proof failed and ``keep_going`` is not set, or what was made is not
             the same function as a whole. Nothing is written.
         NotFusibleError: ``strict``, and there was nothing to fuse or something was left.
@@ -146,12 +130,15 @@ def fuse_onnx(
     source = Path(source)
     target = deploy_path_of(source) if output is None else Path(output)
     check_names(without)
-    options = Options(frozenset(without), allow_macs, keep_going)
+    wanted = Normalization.parse(normalize) if isinstance(normalize, str) else normalize
+    options = Options(frozenset(without), allow_macs, keep_going, wanted, merge_siblings)
     if not dry_run:
         _check_target(source, target, force)
     tell(f"reading {source}")
-    with _as_onnx(source, tell) as origin:
-        opened = _opened(origin, bake_inputs)
+    with as_onnx(source, tell) as origin:
+        opened = origin.opened(bake_inputs)
+        if not dry_run:
+            _check_data(opened, target)
         tell(f"fusing {source}")
         before = _fused_before(opened.model)
         report = fuse_graph(opened.model, options)
@@ -165,38 +152,10 @@ def fuse_onnx(
             return GraphFusion(source, sha256, None, "", None, report, _DRY, before, notices)
         _stamp(opened, origin, before + len(report.fused))
         tell(f"writing {target} and comparing it with {source}")
-        written, whole = _written(opened, source, target, force)
+        with origin.reference(bake_inputs, options.normalize) as reference:
+            written, whole = _written(opened, source, reference, target, force)
     data = data_of(target) if written.data_bytes else None
     return GraphFusion(source, sha256, target, written.sha256, data, report, whole, before, notices)
-
-
-@contextmanager
-def _as_onnx(source: Path, tell: Callable[[str], None]) -> Iterator[_Origin]:
-    """Yield an ONNX file: the source, or what the converter makes of a static Paddle program."""
-    if not is_static(source):
-        yield _Origin(source, source)
-        return
-    static = find_static(source)
-    tell(f"converting {static.program}")
-    with TemporaryDirectory(prefix="reparam-") as folder:
-        converted = convert_static(static, Path(folder))
-        notices = [f"{what}: {number}" for what, number in converted.repairs.items()]
-        yield _Origin(
-            source,
-            converted.path,
-            sha256_of(static.program),
-            {"reparam.parameters_sha256": sha256_of(static.parameters)},
-            tuple(notices),
-        )
-
-
-def _opened(origin: _Origin, bake_inputs: bool) -> Opened:
-    try:
-        return open_model(origin.path, bake_inputs=bake_inputs)
-    except GraphError as error:
-        if origin.path == origin.source:
-            raise
-        raise error.located(f"cannot use what the converter made of '{origin.source}'") from error
 
 
 def _check_target(source: Path, target: Path, force: bool) -> None:
@@ -214,12 +173,23 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
     check_output(target, force)
 
 
+def _check_data(opened: Opened, target: Path) -> None:
+    """Refuse to write over the weights of the source, which may be beside the output."""
+    data = data_of(target)
+    if data.exists() and any(data.samefile(one) for one in opened.data_files):
+        raise OutputError(
+            f"'{data}' has weights of the input",
+            why="the input is never changed",
+            hint="-o names another",
+        )
+
+
 def _need_proofs(source: Path, report: GraphReport, keep_going: bool) -> None:
     if report.failed and not keep_going:
-        first, more = report.failed[0], len(report.failed) - 1
+        more = len(report.failed) - 1
         raise NotEquivalentError(
             f"a region of '{source}' is not the same function after fusing",
-            found=f"'{first.where}': {first.reason}" + (f" (and {more} more)" if more else ""),
+            found=left_text(report.failed[0]) + (f" (and {more} more)" if more else ""),
             why="nothing is written that was not proved",
             hint="--keep-going leaves such regions as they are and writes the rest",
         )
@@ -230,7 +200,7 @@ def _need_all_fused(source: Path, report: GraphReport) -> None:
     if left:
         raise NotFusibleError(
             f"not everything in '{source}' was fused",
-            found=f"'{left[0].where}' was left: {left[0].reason.splitlines()[0]}",
+            found=f"left was {left_text(left[0])}",
             why="--strict was given",
         )
     if not report.fused:
@@ -242,7 +212,7 @@ def _fused_before(model: ir.Model) -> int:
     return int(told) if told.isdecimal() else 0
 
 
-def _stamp(opened: Opened, origin: _Origin, regions: int) -> None:
+def _stamp(opened: Opened, origin: Origin, regions: int) -> None:
     """Make a model say what was done to it; what it says of itself otherwise stays.
 
     A source that says what it came from itself keeps that: the checkpoint it was exported from.
@@ -256,13 +226,15 @@ def _stamp(opened: Opened, origin: _Origin, regions: int) -> None:
     said["reparam.fused_regions"] = str(regions)
 
 
-def _written(opened: Opened, source: Path, target: Path, force: bool) -> tuple[Written, Whole]:
+def _written(
+    opened: Opened, source: Path, reference: Path, target: Path, force: bool
+) -> tuple[Written, Whole]:
     """Write a model; it gets its name only after it was compared with its source."""
     stamp = _stamp_of(opened.path)
     checked = _Checked()
 
     def check(draft: Path) -> None:
-        checked.whole = compare(opened.path, draft)
+        checked.whole = compare(reference, draft)
         if checked.whole.verdict == "different":
             raise NotEquivalentError(
                 f"what fusing made of '{source}' is not the same function",

@@ -32,16 +32,18 @@ def prepare(model: ir.Model, constants: Constants, options: Options, report: Gra
         infer_shapes(model)
     else:
         _fold(model, constants, report)
-    bypass(graph, constants, options, report)
+    tidy(graph, constants, options, report)
     if "global-pool" not in without:
         report.count("means over all positions made one", pool_globally(graph, constants))
     if "dead-nodes" not in without:
         sweep(model)  # what computed a shape that is known reads values, too
 
 
-def bypass(graph: ir.Graph, constants: Constants, options: Options, report: GraphReport) -> bool:
+def tidy(graph: ir.Graph, constants: Constants, options: Options, report: GraphReport) -> bool:
     """Take out what changes nothing; return whether there was any."""
-    count = 0 if "identities" in options.without else bypass_identities(graph, constants)
+    if "identities" in options.without:
+        return False
+    count = bypass_identities(graph, constants)
     report.count("nodes that change nothing bypassed", count)
     return count > 0
 

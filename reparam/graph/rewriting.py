@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from reparam.graph.regions import Region, is_gemm, needs_a_node
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -103,12 +105,35 @@ class Writer:
             graph.insert_before(self.region.nodes[-1], self.nodes)
             result.shape, result.type = output.shape, output.type
         name, is_output = output.name, output.is_graph_output()
+        names = self._old_weights()
         output.replace_all_uses_with(result, replace_graph_outputs=True)
         for node in reversed(self.region.nodes):
             graph.remove(node, safe=True)
         if self.nodes or is_output:
             result.name = name
+        for made, old in names:
+            self._take_name(made, old)
         return result
+
+    def _old_weights(self) -> list[tuple[ir.Value, ir.Value]]:
+        """Return the new weight and bias, each with that of the widest kernel there was."""
+        kernels = [node for node in self.region.nodes if node.op_type in _WEIGHTED]
+        last = next((node for node in self.nodes if node.op_type in _WEIGHTED), None)
+        if not kernels or last is None:
+            return []
+        widest = max(kernels, key=lambda node: prod(self.constants.shape(node.inputs[1]) or ()))
+        pairs = list(zip(last.inputs, widest.inputs, strict=False))[1:]
+        return [(new, old) for new, old in pairs if new is not None and old is not None]
+
+    def _take_name(self, made: ir.Value, old: ir.Value) -> None:
+        """Name a new weight after an old one, so that users find it under the name they know."""
+        name = old.name
+        if not name or not self.constants.known(old):
+            return
+        if old.uses() or old.is_graph_output():
+            made.name = self.constants.unused(name)
+        else:
+            self.constants.take_name(made, old)
 
     def discard(self, graph: ir.Graph) -> None:
         """Take the new constants out again."""

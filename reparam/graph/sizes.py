@@ -86,9 +86,21 @@ def fold_sizes(graph: ir.Graph, constants: Constants) -> int:
         found = None if rule is None else rule(node, _Reader(known, constants))
         if found is None or len(found.elements) > MOST:
             continue
+        found = _within(found, node.outputs[0])
         known[node.outputs[0]] = found
         count += _fold_value(graph, node, found, constants)
     return count
+
+
+def _within(found: Sizes, value: ir.Value) -> Sizes:
+    """Forget numbers that the dtype of a value does not hold: a runtime wraps them round."""
+    narrow = value.dtype is not None and value.dtype.name == "INT32"
+    limits = np.iinfo(np.int32 if narrow else np.int64)
+    elements = (
+        None if isinstance(size, int) and not limits.min <= size <= limits.max else size
+        for size in found.elements
+    )
+    return Sizes(tuple(elements), found.scalar)
 
 
 def _fold_value(graph: ir.Graph, node: ir.Node, found: Sizes, constants: Constants) -> bool:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _MOVES = (11, 12, 13)  # seeds of the copies whose weights are off by one rounding
 
+_SLOW = 2_000_000_000  # multiply-accumulates in float64, about a second
+
 Feeds = Mapping[str, Array]
 
 
@@ -75,6 +77,11 @@ class Pair:
             )
         elsewhere = ", ".join(sorted(self._truth.elsewhere))
         return "the original in float64" + (f" ({elsewhere}: by onnx)" if elsewhere else "")
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the last truth took so long that it is to be asked for sparingly."""
+        return self._truth is not None and self._truth.macs > _SLOW
 
     def run(self, feeds: Feeds) -> list[Array]:
         """Return the outputs of the original in onnxruntime.

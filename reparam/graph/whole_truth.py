@@ -27,11 +27,11 @@ class _Meter:
     """Stops a run that takes too long, after as many operations on any machine."""
 
     def __init__(self, most: int) -> None:
-        self._left = self._most = most
+        self._most, self.macs = most, 0
 
     def __call__(self, operator: str, inputs: Inputs, found: Sequence[Array]) -> None:
-        self._left -= _macs(operator, inputs, found)
-        if self._left < 0:
+        self.macs += _macs(operator, inputs, found)
+        if self.macs > self._most:
             raise NotEvaluableError(f"more than {self._most / 1e9:g} GMAC, too many for float64")
 
 
@@ -50,12 +50,16 @@ class Truth:
     """The main graph of a model, evaluated in float64.
 
     Nodes that :mod:`reparam.graph.evaluation` has no rule for are evaluated by onnx's reference,
-    one by one; how many is in :attr:`elsewhere`.
+    one by one.
 
     Args:
         model: functions in it are written out, in place.
         stored: dtype that its weights were stored in, where that is no longer theirs.
         most_macs: multiply-accumulates that one run may take.
+
+    Attributes:
+        elsewhere: operators that onnx evaluated.
+        macs: multiply-accumulates of the last run.
 
     Raises:
         NotEvaluableError: a node cannot be evaluated, by either.
@@ -69,6 +73,7 @@ class Truth:
         self._opset = model.opset_imports.get("", 1)
         self._nodes = list(self._graph)
         self.elsewhere: set[str] = set()
+        self.macs = 0
         for node in self._nodes:
             if any(a.type.name in ("GRAPH", "GRAPHS") for a in node.attributes.values()):
                 raise NotEvaluableError(f"{node.op_type}: has a graph of its own")
@@ -85,10 +90,11 @@ class Truth:
         """
         constants = Constants() if moved is None else _Moved(self._nodes, moved, self._stored)
         program = Program(self._nodes, self._opset, constants, self._by_reference)
-        program.watch = _Meter(self._most_macs)
+        program.watch = meter = _Meter(self._most_macs)
         known = {v: widened(feeds[str(v.name)]) for v in self._graph.inputs if v.name in feeds}
         known |= self._defaults(known)
         found = program.values(known, keep=set(self._graph.outputs))
+        self.macs = meter.macs
         return [_output(value, found, constants) for value in self._graph.outputs]
 
     def _defaults(self, known: Mapping[ir.Value, Array]) -> dict[ir.Value, Array]:

@@ -19,7 +19,7 @@ from reparam.adapters.onnx_runtime import run_onnx
 from reparam.adapters.paddle_models import import_paddle, state_of
 from reparam.errors import ExportError, NotEquivalentError
 from reparam.exporter import ExportReport, Network, Options, ending, export_network, onnx_export
-from reparam.graph import rewriting
+from reparam.graph import global_pool, moves_plan, moves_regroup, rewriting
 from reparam.graph.proving import Proof
 from tests.converter import needs_converter
 from tests.exporter.pair import assert_computes, images
@@ -139,20 +139,18 @@ def test_weights_in_a_second_file_and_in_float16(network: Network, tmp_path: Pat
     assert narrow.worst.verdict == "equal"
 
 
-def test_a_region_that_is_not_proved_stays_and_is_told(
+def test_what_is_not_proved_stays_and_is_told(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = rewriting.prove
+    def prove(*_: Any, **__: Any) -> Proof:
+        return Proof(False, 1.0, 0.5, 2.0, "corner", (0, 0, 0, 0))
 
-    def prove(before: Any, *given: Any, **named: Any) -> Proof:
-        if any(node.op_type == "BatchNormalization" for node in before):
-            return Proof(False, 1.0, 0.5, 2.0, "corner", (0, 0, 0, 0))
-        return real(before, *given, **named)
-
-    monkeypatch.setattr(rewriting, "prove", prove)
+    for module in (rewriting, moves_plan, moves_regroup, global_pool):
+        monkeypatch.setattr(module, "prove", prove)
     told = export_network(network, tmp_path / "net.onnx", Options())
     assert told.ops_after["BatchNormalization"] == 2
-    assert told.ops_after["Gemm"] == 1
+    assert told.ops_after["MatMul"] == 1
+    assert told.fused_regions == ()
     assert told.left_regions
     assert all("0.5 is allowed" in one.reason for one in told.left_regions)
     assert_equal(network, told.output)
@@ -216,3 +214,13 @@ def test_nothing_to_fuse_leaves_the_same_model(network: Network, tmp_path: Path)
     )
     assert fused.fused_regions == fused.left_regions == kept.left_regions == ()
     assert fused.output.read_bytes() == kept.output.read_bytes()
+
+
+def test_a_program_beside_the_file_is_not_fused_and_that_is_said(
+    network: Network, tmp_path: Path
+) -> None:
+    program = tmp_path / "net.json"
+    told = export_network(network, tmp_path / "net.onnx", Options(paddle=program))
+    assert told.paddle.worst.verdict == "equal"
+    (notice,) = told.notices
+    assert notice.startswith("the program for Paddle Inference keeps 2 region(s)")

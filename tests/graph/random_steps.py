@@ -149,7 +149,7 @@ def step_plain(grow: Growth, x: Value) -> Any:
 
 
 def step_curved(grow: Growth, x: Value) -> Any:
-    return grow.call(grow.one_of("relu", "sigmoid"), x)
+    return grow.call(grow.one_of("relu", "sigmoid", "gelu", "silu", "hard_swish"), x)
 
 
 def step_combine(grow: Growth, x: Value) -> Any:

@@ -52,11 +52,15 @@ def test_a_shape_of_known_sizes_is_a_constant() -> None:
     assert op_counts(after(g)) == {"Reshape": 1, "Relu": 1}
 
 
-def test_a_shape_of_open_sizes_stays() -> None:
+def test_a_shape_of_open_sizes_becomes_a_copy_of_them() -> None:
     g = GraphBuilder()
     x = g.input("x", (None, 3, 4, 4))
-    g.output(g.mul(g.relu(x), g.node("Expand", g.weight((3, 1, 1)), g.node("Shape", x))))
-    assert op_counts(after(g)) == {"Shape": 1, "Relu": 1, "Expand": 1, "Mul": 1}
+    batch = g.node("Gather", g.node("Shape", x), np.array([0], np.int64), axis=0)
+    target = g.node("Concat", batch, np.array([-1], np.int64), axis=0)
+    g.output(g.relu(g.node("Reshape", x, target)))
+    made = after(g)
+    assert op_counts(made) == {"Relu": 1, "Reshape": 1}
+    assert [array.tolist() for array in weights(made)] == [[0, -1]]
 
 
 @pytest.mark.parametrize("kind", ["overridable", "fed"])
@@ -89,6 +93,13 @@ def test_a_large_constant_made_of_a_small_one_is_not_written_down() -> None:
     wide: Value = g.node("Expand", g.weight((3, 1, 1)), np.array([3, 300, 300], np.int64))
     g.output(g.add(g.max_pool(g.input("x", (1, 3, 301, 301)), 2), wide))
     assert op_counts(after(g)) == {"MaxPool": 1, "Expand": 1, "Add": 1}
+
+
+def test_a_large_weight_behind_a_reshape_is_written_down() -> None:
+    g = GraphBuilder()
+    weight = g.reshape(g.weight((1, 200 * 200)), [200, 200])  # more than a file may grow by
+    g.output(g.node("MatMul", g.relu(g.input("x", (1, 200))), weight))
+    assert op_counts(after(g)) == {"MatMul": 1, "Relu": 1}
 
 
 def test_what_is_not_finite_is_not_written_down() -> None:

@@ -169,6 +169,13 @@ class TestNothingIsWritten:
             error = self.refused(OutputError, source, target, force=True)
             assert "is the input" in error.what
 
+    def test_over_the_weights_of_the_source(self, tmp_path: Path) -> None:
+        source = tmp_path / "net.onnx"
+        onnx.save(repvgg(), source, save_as_external_data=True, location="out.onnx.data",
+                  size_threshold=0)  # fmt: skip
+        error = self.refused(OutputError, source, tmp_path / "out.onnx", force=True)
+        assert "has weights of the input" in error.what
+
     def test_over_another_file(self, tmp_path: Path) -> None:
         source = saved(tmp_path, repvgg())
         (tmp_path / "net.deploy.onnx").write_text("old")

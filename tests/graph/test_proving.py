@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from reparam.conv import Affine, BatchNorm, Conv, Parallel, Sequential, fuse
+from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.errors import NotFusibleError
 from reparam.graph.evaluation_calls import NotEvaluableError
 from reparam.graph.proving import prove
@@ -385,6 +386,34 @@ def test_new_nodes_that_cannot_take_the_source_are_no_proof():
     region.old("Identity", region.source)
     region.new("Add", region.source, region.constant(np.ones(5)))
     assert "cannot be evaluated" in region.proof().reason
+
+
+@pytest.mark.parametrize(("by", "holds"), [(0.0, True), (1e-6, False)])
+def test_the_new_nodes_are_proved_with_what_is_stored(by, holds):
+    """An earlier rewrite rounded 1/3; it is held against 1/3, not against itself."""
+    region = Region((None, 3, None, None))
+    third = region.constant(np.full((1, 3, 1, 1), 1 / 3))
+    region.old("Mul", region.source, third)
+    region.new("Mul", region.source, third)
+    assert region.proof().worst == 0
+    proof = region.proof(exact={third: np.full((1, 3, 1, 1), 1 / 3 + by)})
+    assert proof.worst > 0
+    assert proof.holds is holds
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_unrounded_constants_are_those_that_were_rounded_or_nothing_is_proved(dtype):
+    array = np.random.default_rng(18).normal(size=(1, 3, 1, 1))
+    array[0, 1] = 1e-46  # flushed
+    region = Region((None, 3, None, None), dtype)
+    value = region.constant(array)
+    region.old("Mul", region.source, value)
+    region.new("Mul", region.source, value)
+    assert region.proof(exact={value: array}).holds
+    for wrong in (array * (1 + 2 * UNIT_ROUNDOFF[dtype]), array[:, :2], -array):
+        proof = region.proof(exact={value: wrong})
+        assert not proof.holds
+        assert "not what is stored" in proof.reason
 
 
 def test_no_nodes_at_all_are_the_source_itself():

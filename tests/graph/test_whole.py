@@ -347,6 +347,16 @@ def test_the_truth_is_given_up_where_it_takes_too_long(tmp_path):
         Truth(ir.load(path), most_macs=1000).outputs(x)
 
 
+def test_the_truth_is_asked_for_sparingly_where_it_takes_long(tmp_path, monkeypatch):
+    paths = pair(tmp_path)
+    assert len(compare(*paths).runs) == 3
+    monkeypatch.setattr("reparam.graph.whole_pair._SLOW", 1000)
+    found = compare(*paths)
+    assert found.verdict == EQUAL
+    assert len(found.runs) == 2
+    assert all("normal" in run for run in found.runs)
+
+
 def test_axes_of_one_name_are_equally_long():
     values = [Value("a", ("n", 3, "h", "w"), "float32"), Value("b", ("n", "w", ""), "float32")]
     found = shapes(values, Plan((64, 96), 16, 2))
