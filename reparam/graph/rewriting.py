@@ -128,8 +128,8 @@ class Writer:
     def _take_name(self, made: ir.Value, old: ir.Value) -> None:
         """Name a new weight after an old one, so that users find it under the name they know."""
         name = old.name
-        if not name or not self.constants.known(old):
-            return
+        if not name or not self.constants.known(old) or made not in self.made:
+            return  # one that was there before is known by its own name
         if old.uses() or old.is_graph_output():
             made.name = self.constants.unused(name)
         else:

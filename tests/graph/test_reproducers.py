@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from reparam.adapters.onnx_runtime import open_session
+from reparam.graph.fusing import Options
+from reparam.graph.passes import PASSES
 from tests.graph.builder import GraphBuilder
 from tests.graph.builder_base import op_counts
 from tests.graph.fusing import defects, fused
@@ -84,16 +86,35 @@ def a_factor_that_is_one_once_it_is_rounded(g: GraphBuilder) -> None:
     g.output(g.sub(y, g.add(moved, g.neg(moved), x)))
 
 
+@found("Conv")
+def a_bias_that_stays_as_it_is(g: GraphBuilder) -> None:
+    x = g.input("x", (None, 3, None, None))
+    g.output(g.add(g.depthwise(x, 3, padding=1, bias=True), x))
+
+
 @pytest.mark.parametrize("name", FOUND)
 def test_it_goes_right_now(name: str) -> None:
     build, after = FOUND[name]
     g = GraphBuilder()
     build(g)
     before = g.model()
+    untouched = before.SerializeToString(deterministic=True)
     made = fused(before)
+    assert before.SerializeToString(deterministic=True) == untouched
     assert defects(g, before, made) == []
     assert fused(made) == made
     counts = op_counts(made)
     assert " ".join(op for op in sorted(counts) for _ in range(counts[op])) == after
     for probe in ("first", "second"):
         open_session(made.SerializeToString()).run(None, g.feeds(probe))
+
+
+def test_a_move_that_nothing_reads_is_refused() -> None:
+    g = GraphBuilder()
+    x = g.input("x", (1, 4, 4, 4))
+    moved = g.bn(g.bn(g.concat(x, x)))
+    g.bn(moved)  # dead, and left in
+    g.output(g.transpose(g.add(moved, g.global_average_pool(moved)), (0, 2, 1, 3)))
+    before = g.model()
+    passes = {entry.name for entry in PASSES} - {"hoist", "sink"}
+    assert defects(g, before, fused(before, Options(without=frozenset(passes)))) == []
