@@ -10,7 +10,7 @@ REPARAM_PEER_PYTHON, names an interpreter that has them; they are ended after --
 
 Prints a JSON line for each measurement, then for each case the medians, the nodes that are left
 and the ratios that targets are stated in. Seconds, and cpu for those of processors, are those of
-load, work and save, imports apart; process_seconds and process_cpu are those of all that a process does.
+load, work and save, imports apart; process_seconds and process_cpu are of all that a process does.
 Memory is the largest resident set of the process; ratios of it are to the file, with and without
 what imports take. Growth is the exponent of cpu in the number of nodes: 1 is linear.
 """

@@ -9,6 +9,7 @@ from typing import Any
 
 from reparam.adapters.onnx_model import Value
 from reparam.graph.fusing import Fused, Left
+from reparam.graph.reporting import region_to_json
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ class ExportReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as values that JSON knows."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
+        told = {key: _plain(value) for key, value in asdict(self).items()}
+        return {**told, "fused_regions": [region_to_json(one) for one in self.fused_regions]}
 
 
 def _plain(value: Any) -> Any:

@@ -184,8 +184,8 @@ def _extended(node: ir.Node, reading: Reading, parts: tuple[Form, ...]) -> Form:
         law.need_same_border(numbers_of(parts[0]))
     for inner in reading.through:
         nothing = Scaling(np.ones(()), np.zeros(()))
-        before = parts[0]
-        parts = (Form(before.source, before.shaped, inner, nothing, parts, 0.0, before.before),)
+        last = parts[0]
+        parts = (Form(last.source, last.shaped, inner, nothing, parts, 0.0, last.before),)
     cost = law.cost() / thinning(shaped.geometry)
     before = cost + sum(part.before for part in parts)
     return Form(parts[0].source, shaped, node, law, parts, cost, before)

@@ -92,7 +92,7 @@ class Constants:
         if value is None or not self.known(value):
             return None
         assert value.const_value is not None
-        return tuple(int(size) for size in value.const_value.shape)
+        return tuple(int(size) for size in value.const_value.shape.numpy())
 
     def register(self, base: str, array: Array, exact: Array | None = None) -> ir.Value:
         """Return a new initializer, named ``base`` or, if that is taken, nearly so.

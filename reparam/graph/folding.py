@@ -70,7 +70,7 @@ def lift_constants(graph: ir.Graph) -> int:
             continue
         value = onnx_ir.Value(
             name=output.name,
-            shape=onnx_ir.Shape(tensor.shape),
+            shape=onnx_ir.Shape(tensor.shape.numpy()),
             type=onnx_ir.TensorType(tensor.dtype),
             const_value=tensor,
         )

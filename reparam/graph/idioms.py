@@ -146,7 +146,7 @@ def _maker(value: ir.Value | None, operator: str) -> ir.Node | None:
 def _reader(node: ir.Node, operator: str = "") -> ir.Node | None:
     """Return the only reader of what a node makes."""
     value = node.outputs[0]
-    uses = value.uses()
+    uses = list(value.uses())
     if value.is_graph_output() or len(uses) != 1:
         return None
     reader = uses[0].node

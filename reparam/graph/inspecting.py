@@ -91,17 +91,19 @@ class GraphInspection:
         unfused: regions, those that save most first.
         refused: nodes that look as if they could be fused.
         notices: what a user should know of the file.
+        ready: nodes of each operator once constants and what changes nothing are out of the way.
     """
 
     about: dict[str, Any]
     unfused: tuple[Unfused, ...]
     refused: tuple[Refused, ...]
     notices: tuple[str, ...]
+    ready: Mapping[str, int]
 
     @property
     def operators_after(self) -> dict[str, int]:
         """How many nodes of each operator there would be, if these regions alone were fused."""
-        counts: Counter[str] = Counter(self.about["operators"])
+        counts: Counter[str] = Counter(self.ready)
         for one in self.unfused:
             counts.subtract(one.before)
             counts.update(one.after)
@@ -131,11 +133,12 @@ def inspect_onnx(path: str | Path) -> GraphInspection:
     about = _about(opened)
     constants = Constants(opened.model.graph)
     if constants.opset < OLDEST_OPSET:
-        return GraphInspection(about, (), (), opened.notices)
+        return GraphInspection(about, (), (), opened.notices, about["operators"])
     first = first_round(opened.model, constants)
+    ready = operators_of(opened.model.graph)
     sizes = Sizes()
     unfused = [unfused_of(region, sizes) for region in sorted(first.regions, key=lambda r: -r.gain)]
-    return GraphInspection(about, tuple(unfused), tuple(_refused(first)), opened.notices)
+    return GraphInspection(about, tuple(unfused), tuple(_refused(first)), opened.notices, ready)
 
 
 def first_round(model: ir.Model, constants: Constants, options: Options | None = None) -> First:

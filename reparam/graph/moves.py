@@ -111,31 +111,50 @@ def _all_runs(
     avoid: Avoid,
     what: tuple[str, _Look],
 ) -> bool:
-    name, look = what
+    name, _ = what
     nodes = list(graph)
+    # what a move changed is met again, one step further: down for what sinks, up for the other
     places = {node: index for index, node in enumerate(nodes)}
+    site = Site(constants, places, frozen)
+    after: dict[ir.Node, list[ir.Node]] = {}
     moved = False
-    for node in nodes if name == HOIST else reversed(nodes):
-        if node.graph is not graph or (node, name) in avoid:
-            continue  # an earlier move took it out
-        site = Site(constants, places, frozen)
-        run = site.run_at(node)
-        if run is None:
+    for place in reversed(nodes) if name == HOIST else nodes:
+        node = _now(place, after)
+        if node is None or (node, name) in avoid:
             continue
-        try:
-            changes = look(run, site)
-        except NotFusibleError:
+        plan = _plan(graph, site, node, what)
+        if plan is None:
             continue
-        if changes is None:
-            continue
-        plan = Plan(graph, constants, changes, name)
-        if plan.is_provable() and _made(plan, str(run.output.name), report):
-            moved = True
-            for old, new in zip(plan.old, plan.new, strict=True):
-                places.update(dict.fromkeys(new, places[old]))
-        else:
+        if not _made(plan, str(node.outputs[0].name), report):
             avoid.add((node, name))
+            continue
+        moved = True
+        for old, new in zip(plan.old, plan.new, strict=True):
+            after[old] = new
+            places.update(dict.fromkeys(new, places[old]))
     return moved
+
+
+def _now(node: ir.Node, after: dict[ir.Node, list[ir.Node]]) -> ir.Node | None:
+    """Return the first of what stands in the place of a node."""
+    found: ir.Node | None = node
+    while found is not None and found in after:
+        found = next(iter(after[found]), None)
+    return found
+
+
+def _plan(graph: ir.Graph, site: Site, node: ir.Node, what: tuple[str, _Look]) -> Plan | None:
+    """Return how the run that begins at a node moves; None where it stays."""
+    name, look = what
+    run = site.run_at(node)
+    if run is None:
+        return None
+    try:
+        changes = look(run, site)
+    except NotFusibleError:
+        return None
+    plan = None if changes is None else Plan(graph, site.constants, changes, name)
+    return plan if plan is not None and plan.is_provable() else None
 
 
 def _made(plan: Plan, where: str, report: GraphReport) -> bool:

@@ -105,13 +105,16 @@ class Site:
             return None
         source, scaling = first
         maker = source.producer()
-        if maker in self.places and self.read_by(source) == [node] and self.factor(maker):
+        begins = maker is None or maker not in self.places or self.read_by(source) != [node]
+        if not begins and maker is not None and self.factor(maker):
             return None  # it begins before
         nodes = [node]
-        while self.read_by(nodes[-1].outputs[0]) is not None:
+        while True:
             following = self.read_by(nodes[-1].outputs[0])
-            found = self.factor(following[0]) if following and len(following) == 1 else None
-            if found is None or len(nodes) == MOST_NODES:
+            if following is None or len(following) != 1 or len(nodes) == MOST_NODES:
+                break
+            found = self.factor(following[0])
+            if found is None:
                 break
             try:
                 scaling = then(scaling, found[1])

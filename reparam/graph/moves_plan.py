@@ -170,6 +170,8 @@ class Plan:
                 raise NotFusibleError(
                     f"what makes '{output.name}' cannot be proved equal", found=str(error)
                 ) from error
+        if not proofs:
+            raise NotFusibleError("nothing reads what the nodes make")
         return max(proofs, key=lambda proof: (not proof.holds, proof.ratio))
 
     def sources(self) -> list[ir.Value]:

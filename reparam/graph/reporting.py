@@ -28,7 +28,7 @@ def to_json(fusion: GraphFusion) -> dict[str, Any]:
         "output": fusion.output,
         "sha256": fusion.sha256,
         "data": fusion.data,
-        "regions": [_region(one) for one in report.fused],
+        "regions": [region_to_json(one) for one in report.fused],
         "left": [asdict(one) for one in report.left],
         "failed": [asdict(one) for one in report.failed],
         "passes": {**regions_by_pass(report), **report.passes},
@@ -46,7 +46,8 @@ def to_json(fusion: GraphFusion) -> dict[str, Any]:
     }
 
 
-def _region(one: Fused) -> dict[str, Any]:
+def region_to_json(one: Fused) -> dict[str, Any]:
+    """Return a region that was fused as values that JSON knows."""
     told = asdict(one)
     told["extent"] = None if one.extent is None else [str(axis) for axis in one.extent]
     totals = [total_of(macs, one.extent) for macs in (one.macs_before, one.macs_after)]

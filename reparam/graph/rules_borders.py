@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -99,7 +99,8 @@ def cropping(value: ir.Value, cuts: dict[int, tuple[int, int]]) -> Convolving:
 
     def make() -> Conv:
         weight: Array = np.zeros((channels, 1, *kernel))
-        weight[(..., *(before for before, _ in sides))] = 1.0
+        tap: tuple[Any, ...] = (..., *(before for before, _ in sides))
+        weight[tap] = 1.0
         return Conv.of(weight, groups=channels)
 
     return Convolving(replace(plain, kernel=kernel), make, zero_bias=True)
@@ -156,7 +157,8 @@ def scattering(
         return None
     pairs = tuple((pads[axis], pads[axis + len(known)]) for axis in range(2, len(known)))
     written = _written(chain[1:], tuple(known), constants)
-    inside = (..., *(slice(b, size - a) for (b, a), size in zip(pairs, known[2:], strict=True)))
+    cuts = zip(pairs, known[2:], strict=True)
+    inside: tuple[Any, ...] = (..., *(slice(b, size - a) for (b, a), size in cuts))
     if not np.isnan(written[inside]).all():
         raise NotFusibleError("more than the border is written")
     written[inside] = np.nan

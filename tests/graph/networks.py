@@ -1,12 +1,16 @@
-"""Small networks as ONNX files, for what reads and writes files."""
+"""Small networks as ONNX files, for what reads and writes files; and a fuser that is wrong."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import pytest
 
+from reparam.graph import laws
 from tests.graph.builder import GraphBuilder
 
 OPEN = ("n", 8, "h", "w")
@@ -44,3 +48,13 @@ def saved(folder: Path, model: onnx.ModelProto, name: str = "net.onnx", **said: 
     path = folder / name
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def forget_shifts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the law of factors and shifts forget the shift: a wrong fuser."""
+    right = laws.Scaling.numbers
+
+    def wrong(self: laws.Scaling, parts: Any) -> Any:
+        return right(replace(self, shift=np.zeros_like(self.shift)), parts)
+
+    monkeypatch.setattr(laws.Scaling, "numbers", wrong)

@@ -50,6 +50,12 @@ class TestUnfused:
         done = {one.where: [getattr(one, key) for key in keys] for one in report.fused}
         assert told == done
 
+    def test_nodes_that_go_before_any_region_are_counted(self, tmp_path: Path) -> None:
+        path = saved(tmp_path, repvgg(weights="identity"))
+        found = inspect_onnx(path)
+        assert found.about["operators"]["Identity"] > 0
+        assert found.operators_after == fuse_onnx(path, dry_run=True).report.ops_after
+
     def test_none_where_nothing_is_to_be_fused(self, tmp_path: Path) -> None:
         assert inspect_onnx(saved(tmp_path, nothing())).unfused == ()
         assert inspect_onnx(saved(tmp_path, low_rank())).unfused == ()

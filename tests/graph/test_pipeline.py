@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 
@@ -21,7 +19,7 @@ from reparam.errors import (
     NotFusibleError,
     OutputError,
 )
-from reparam.graph import fusing, laws, pipeline
+from reparam.graph import fusing, pipeline
 from reparam.graph.passes import NAMES
 from reparam.graph.pipeline import fuse_onnx
 from reparam.graph.whole_records import UNDECIDABLE, Whole
@@ -29,7 +27,7 @@ from reparam.version import tool_version
 from tests.commands.processes import contents
 from tests.graph.builder import GraphBuilder
 from tests.graph.builder_base import op_counts
-from tests.graph.networks import CLOSED, OPEN, low_rank, nothing, repvgg, saved
+from tests.graph.networks import CLOSED, OPEN, forget_shifts, low_rank, nothing, repvgg, saved
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -44,16 +42,6 @@ def same_graph(first: Any, second: Any) -> bool:
     """Whether two graphs have the same nodes, weights, inputs and outputs."""
     fields = ("node", "initializer", "input", "output")
     return all(list(getattr(first.graph, f)) == list(getattr(second.graph, f)) for f in fields)
-
-
-def spoil(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the law of factors and shifts forget the shift: a wrong fuser."""
-    right = laws.Scaling.numbers
-
-    def wrong(self: laws.Scaling, parts: Any) -> Any:
-        return right(replace(self, shift=np.zeros_like(self.shift)), parts)
-
-    monkeypatch.setattr(laws.Scaling, "numbers", wrong)
 
 
 class TestWritten:
@@ -189,7 +177,7 @@ class TestNothingIsWritten:
 
     def test_where_a_proof_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         source = saved(tmp_path, repvgg())
-        spoil(monkeypatch)
+        forget_shifts(monkeypatch)
         error = self.refused(NotEquivalentError, source)
         assert error.exit_code == EXIT_NO
         assert "is allowed, on the probe" in error.found
@@ -198,7 +186,7 @@ class TestNothingIsWritten:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         source = saved(tmp_path, repvgg())
-        spoil(monkeypatch)
+        forget_shifts(monkeypatch)
         result = fuse_onnx(source, keep_going=True)
         assert result.report.failed
         assert not result.report.fused

@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from reparam.graph.fusing import Options
+from reparam.graph.passes import PASSES
 from tests.graph.builder_base import op_counts
 from tests.graph.fusing import defects, fused
 from tests.graph.programs import Program
@@ -28,6 +31,22 @@ def test_a_fused_random_graph_is_the_same_function_and_costs_no_more(program: Pr
     assert before.SerializeToString(deterministic=True) == untouched
     assert defects(g, before, after) == []
     assert op_counts(fused(after)) == op_counts(after)
+
+
+@settings(max_examples=COUNT // 3, deadline=None, suppress_health_check=SLOW)
+@given(
+    programs(),
+    st.sets(st.sampled_from([entry.name for entry in PASSES if entry.on])),
+    st.sampled_from((1.0, 1.3, 10.0)),
+)
+def test_whatever_is_switched_off_it_is_the_same_function(
+    program: Program, without: set[str], allow_macs: float
+) -> None:
+    g = program.build()
+    before = g.model()
+    options = Options(without=frozenset(without), allow_macs=allow_macs)
+    found = defects(g, before, fused(before, options))
+    assert [defect for defect in found if not (allow_macs > 1 and "Cost" in defect)] == []
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=SLOW)

@@ -161,6 +161,8 @@ def _transpose(attributes: Attributes, x: Array) -> Array:
 def _split(attributes: Attributes, x: Array, sizes: Any) -> list[Array]:
     axis = attributes.get("axis", 0)
     sizes = sizes or [x.shape[axis] // 2] * 2
+    if sum(sizes) != x.shape[axis]:
+        raise ValueError(f"{sizes} of {x.shape[axis]}")
     return np.split(x, np.cumsum(sizes)[:-1], axis)
 
 
