@@ -3,10 +3,11 @@
     before:  (image * scale - mean) / std, by hand -- x -- Conv -- y
     after:   image ------------------------------------- Conv ------ y
 
-Written as nodes at the input, for the regions to fold like any other: a Sub of the mean, then a Mul
-for 1 / std, or a Conv 1x1 that puts the channels in their order as well. A factor and an order of
-channels always fold. A mean other than zero does not where the first convolution pads: the border
-is zero after the normalisation, not before. One Sub stays at the input then.
+Written as nodes at the input, for the regions to fold like any other: a Sub of the mean, then a
+Conv 1x1 for 1 / std and the order of the channels, or a Mul where what reads the image is no
+convolution. A factor and an order of channels always fold. A mean other than zero does not where
+the first convolution pads: the border is zero after the normalisation, not before. One Sub stays
+at the input then.
 """
 
 from __future__ import annotations
@@ -228,23 +229,38 @@ def _write(graph: ir.Graph, wanted: Normalization, constants: Constants, at: Nor
     if mean.any():
         shift = _vector(constants, place, "mean", (mean / wanted.scale)[order])
         value = _node(graph, at, constants, before, "Sub", value, shift)
-    factor = wanted.scale / std
-    operator, second = "Mul", None
-    if wanted.bgr:
-        matrix = np.diag(factor)[:, ::-1].reshape(channels, channels, 1, 1)
-        operator, second = "Conv", _constant(constants, place, "order", matrix)
-    elif (factor != 1).any():
-        second = _vector(constants, place, "scale", factor)
+    for_all, for_one = _factors(wanted, wanted.scale / std, constants, place)
     shared = None
     for use in uses:
         own = use.node.op_type == "Conv" and use.node.graph is graph
-        result = value
-        if second is not None:
-            if own or shared is None:
-                result = _node(graph, at, constants, before, operator, value, second)
-            shared = shared if own else (shared or result)
-            result = result if own else shared or result
+        if for_all is None or for_one is None:
+            result = value
+        elif own:
+            result = _node(graph, at, constants, before, "Conv", value, for_one)
+        else:
+            operator = "Conv" if wanted.bgr else "Mul"
+            shared = shared or _node(graph, at, constants, before, operator, value, for_all)
+            result = shared
         use.node.replace_input_with(use.idx, result)
+
+
+def _factors(
+    wanted: Normalization, factor: Array, constants: Constants, place: ir.Value
+) -> tuple[ir.Value | None, ir.Value | None]:
+    """Return what the channels are multiplied by, for any reader and for a convolution.
+
+    None where nothing is. A convolution gets a convolution: between a Sub and a Mul in a row no
+    region starts.
+    """
+    channels = len(factor)
+    if wanted.bgr:
+        matrix = np.diag(factor)[:, ::-1].reshape(channels, channels, 1, 1)
+        found = _constant(constants, place, "order", matrix)
+        return found, found
+    if not (factor != 1).any():
+        return None, None
+    kernel = _constant(constants, place, "kernel", factor.reshape(channels, 1, 1, 1))
+    return _vector(constants, place, "scale", factor), kernel
 
 
 def _first_reader(graph: ir.Graph, value: ir.Value) -> ir.Node | None:
@@ -269,7 +285,11 @@ def _node(
     import onnx_ir
 
     base = f"{at.place.name}.normalize.{operator.lower()}"
-    node = onnx_ir.node(operator, [value, constant], name=constants.unused_node(base))
+    depthwise = operator == "Conv" and readers.size_of(constant, 1) == 1
+    groups = {"group": readers.size_of(constant, 0)} if depthwise else {}
+    node = onnx_ir.node(
+        operator, [value, constant], attributes=groups, name=constants.unused_node(base)
+    )
     output = node.outputs[0]
     output.name, output.type = constants.unused(base), at.place.type
     output.shape = None if at.place.shape is None else at.place.shape.copy()

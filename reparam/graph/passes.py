@@ -73,11 +73,6 @@ PASSES = (
     ),
     Pass(
         "straighten",
-        "pairs of nodes that lay the same elements out anew become one or none",
-        "after the factors between them have moved",
-    ),
-    Pass(
-        "straighten",
         "two nodes in a row that lay the same elements out anew become one, or none",
         "after sink: a factor that has moved leaves such pairs behind",
     ),
