@@ -58,7 +58,7 @@ def without_weights(
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
         if tensor is not None and (name in weights or tensor.nbytes > light):
-            heavy[name] = weights[name] if name in weights else tensor.numpy()
+            heavy[name] = tensor.numpy()
             del graph.initializers[name]
             graph.inputs.append(value)
     proto = import_onnx_ir().serde.serialize_model(model)

@@ -57,7 +57,8 @@ def check_file(
         if counted
     }
     if counted:
-        needed["Conv"] += sum(names_read[1] in made for names_read in convs)
+        own = set(keys_of(exported, "Conv2D", "weight"))
+        needed["Conv"] += sum(read[1] in made and read[1] not in own for read in convs)
     check_operators(op_counts(header), needed)
     return load_strictly(path)
 

@@ -53,12 +53,15 @@ def end_with_fusing(proto: Any, weights: Mapping[str, Array], *, fuse: bool = Tr
     model = with_weights(proto, weights)
     if not fuse:
         return Ended(proto, weights, left=_regions(model))
-    before = set(model.graph.initializers)
+    before = {k: v.const_value for k, v in model.graph.initializers.items()}
     report = fuse_graph(model, Options(keep_going=True))
     left = (*report.left, *report.failed)
     if not report.fused and report.ops_after == report.ops_before:
         return Ended(proto, weights, left=left)
-    made = {k: v for k, v in initializers_of(model).items() if k not in before}
+    now = model.graph.initializers  # one that was changed may have the name of what it was
+    made = {
+        k: v for k, v in initializers_of(model).items() if now[k].const_value is not before.get(k)
+    }
     ended, heavy = without_weights(model, proto, weights)
     return Ended(ended, heavy, made, tuple(report.fused), left)
 
