@@ -105,13 +105,14 @@ class Site:
             return None
         source, scaling = first
         maker = source.producer()
-        if maker in self.places and self.read_by(source) == [node] and self.factor(maker):
+        alone = maker is not None and self.read_by(source) == [node]
+        if maker is not None and alone and self.factor(maker):
             return None  # it begins before
         nodes = [node]
-        while self.read_by(nodes[-1].outputs[0]) is not None:
-            following = self.read_by(nodes[-1].outputs[0])
-            found = self.factor(following[0]) if following and len(following) == 1 else None
-            if found is None or len(nodes) == MOST_NODES:
+        while len(nodes) < MOST_NODES:
+            following = self.read_by(nodes[-1].outputs[0]) or []
+            found = self.factor(following[0]) if len(following) == 1 else None
+            if found is None:
                 break
             try:
                 scaling = then(scaling, found[1])
