@@ -128,7 +128,7 @@ class Writer:
     def _take_name(self, made: ir.Value, old: ir.Value) -> None:
         """Name a new weight after an old one, so that users find it under the name they know."""
         name = old.name
-        if not name or not self.constants.known(old):
+        if made is old or not name or not self.constants.known(old):
             return
         if old.uses() or old.is_graph_output():
             made.name = self.constants.unused(name)
