@@ -139,14 +139,6 @@ class Constants:
         """Whether a constant was computed here, and what is stored may be off by a rounding."""
         return value in self._rounded
 
-    def take_name(self, value: ir.Value, other: ir.Value) -> None:
-        """Name a new initializer after one that nothing reads any more, which goes."""
-        name = other.name
-        assert name is not None
-        assert not other.uses()  # the caller has looked
-        del self._graph.initializers[name]
-        value.name = name
-
     def unused(self, base: str) -> str:
         """Return a name that nothing in the graph has, and take it."""
         return self._taken.unused(base)

@@ -149,7 +149,7 @@ def _reader(node: ir.Node, operator: str = "") -> ir.Node | None:
     uses = list(value.uses())
     if value.is_graph_output() or len(uses) != 1:
         return None
-    reader = uses[0].node
+    reader = next(iter(uses)).node
     return reader if operator in ("", reader.op_type) else None
 
 

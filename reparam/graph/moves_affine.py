@@ -105,15 +105,13 @@ class Site:
             return None
         source, scaling = first
         maker = source.producer()
-        begins = maker is None or maker not in self.places or self.read_by(source) != [node]
-        if not begins and maker is not None and self.factor(maker):
+        alone = maker is not None and self.read_by(source) == [node]
+        if maker is not None and alone and self.factor(maker):
             return None  # it begins before
         nodes = [node]
-        while True:
-            following = self.read_by(nodes[-1].outputs[0])
-            if following is None or len(following) != 1 or len(nodes) == MOST_NODES:
-                break
-            found = self.factor(following[0])
+        while len(nodes) < MOST_NODES:
+            following = self.read_by(nodes[-1].outputs[0]) or []
+            found = self.factor(following[0]) if len(following) == 1 else None
             if found is None:
                 break
             try:

@@ -99,9 +99,11 @@ def _join(graph: ir.Graph, first: ir.Node, node: ir.Node, constants: Constants) 
     if node.op_type == "Transpose":
         order = _order(first, node, len(source.shape))
         made = [] if order == tuple(range(len(order))) else [_transpose(source, order)]
-    elif _is_same_shape(source.shape, output.shape):
+    elif _is_same_shape(tuple(source.shape), tuple(output.shape)):
         made = []
-    elif node.op_type == "Reshape" and _target_holds(node, source.shape, between.shape, constants):
+    elif node.op_type == "Reshape" and _target_holds(
+        node, tuple(source.shape), tuple(between.shape), constants
+    ):
         made = [_reshape(source, node)]
     else:
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,35 +104,12 @@ class Writer:
             graph.insert_before(self.region.nodes[-1], self.nodes)
             result.shape, result.type = output.shape, output.type
         name, is_output = output.name, output.is_graph_output()
-        names = self._old_weights()
         output.replace_all_uses_with(result, replace_graph_outputs=True)
         for node in reversed(self.region.nodes):
             graph.remove(node, safe=True)
         if self.nodes or is_output:
             result.name = name
-        for made, old in names:
-            self._take_name(made, old)
         return result
-
-    def _old_weights(self) -> list[tuple[ir.Value, ir.Value]]:
-        """Return the new weight and bias, each with that of the widest kernel there was."""
-        kernels = [node for node in self.region.nodes if node.op_type in _WEIGHTED]
-        last = next((node for node in self.nodes if node.op_type in _WEIGHTED), None)
-        if not kernels or last is None:
-            return []
-        widest = max(kernels, key=lambda node: prod(self.constants.shape(node.inputs[1]) or ()))
-        pairs = list(zip(last.inputs, widest.inputs, strict=False))[1:]
-        return [(new, old) for new, old in pairs if new in self.made and old is not None]
-
-    def _take_name(self, made: ir.Value, old: ir.Value) -> None:
-        """Name a new weight after an old one, so that users find it under the name they know."""
-        name = old.name
-        if not name or not self.constants.known(old) or made not in self.made:
-            return  # one that was there before is known by its own name
-        if old.uses() or old.is_graph_output():
-            made.name = self.constants.unused(name)
-        else:
-            self.constants.take_name(made, old)
 
     def discard(self, graph: ir.Graph) -> None:
         """Take the new constants out again."""
@@ -188,10 +164,8 @@ class Writer:
             if value is None or self.constants.shape(value) != stored.shape:
                 continue
             found = self.constants.get(value)
-            if found is not None and found.dtype == stored.dtype:
-                bits = f"u{stored.dtype.itemsize}"
-                if np.array_equal(np.ravel(found).view(bits), np.ravel(stored).view(bits)):
-                    return value
+            if found is not None and found.dtype == stored.dtype and _same_bits(found, stored):
+                return value
         return None
 
     def _conv(self, conv: Conv) -> None:
@@ -246,6 +220,13 @@ class Writer:
             self._node("Add", [value, operand("shift", numbers.shift)])
         if not self.nodes and needs_a_node(self.source, self.region.output):
             self._node("Identity", [value])
+
+
+def _same_bits(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
+    bits = f"u{one.dtype.itemsize}"
+    first, second = np.ravel(one).view(bits), np.ravel(other).view(bits)
+    # most that differ do so at once, and the rest need not be looked at
+    return np.array_equal(first[:64], second[:64]) and np.array_equal(first, second)
 
 
 def _audit(form: Form, numbers: Numbers) -> None:
