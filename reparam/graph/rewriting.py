@@ -24,7 +24,6 @@ from reparam.graph.regions import Region, is_gemm, needs_a_node
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
