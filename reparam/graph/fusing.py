@@ -14,10 +14,17 @@ from reparam.graph.constants import Constants
 from reparam.graph.idioms import idioms
 from reparam.graph.laws import BorderFilling
 from reparam.graph.macs import Extent, Macs, Sizes, macs_of
-from reparam.graph.moves import Avoid, move
+from reparam.graph.moves import NOT_MADE, Avoid, move
 from reparam.graph.normalizing import Normalization, Normalized, normalize, settle
 from reparam.graph.passes import check_names
-from reparam.graph.preparing import declared_shapes, prepare, restore_shapes, sweep, tidy
+from reparam.graph.preparing import (
+    declared_shapes,
+    fold_again,
+    prepare,
+    restore_shapes,
+    sweep,
+    tidy,
+)
 from reparam.graph.proving import Proof
 from reparam.graph.regions import KINDS, Ends, Region, choose
 from reparam.graph.rewriting import Writer
@@ -151,16 +158,12 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     prepare(model, constants, options, report)
     normalized = _normalized(model, constants, options, report)
     report.macs_before = macs_of(graph)
-    avoid: set[Ends] = set()
     whole = {} if "idioms" in options.without else idioms(graph, constants)
-    tried: Avoid = set()
-    for _ in range(MOVE_ROUNDS):
-        for _ in range(ROUNDS):
-            if not _one_round(graph, constants, options, report, avoid, whole):
-                break
-        moved = move(graph, constants, options, report, whole, tried)
-        if not tidy(graph, constants, options, report) and not moved:
+    avoid: set[Ends] = set()
+    while _to_a_fixpoint(graph, constants, options, report, whole, avoid):
+        if not fold_again(model, constants, options, report):
             break
+        report.passes.pop(NOT_MADE, None)  # they are tried again, with what is known now
     if normalized is not None:
         report.notices += settle(graph, normalized)
     if options.merge_siblings and "merge-siblings" not in options.without:
@@ -171,6 +174,28 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     restore_shapes(graph, declared)
     report.ops_after = operators_of(graph)
     return report
+
+
+def _to_a_fixpoint(
+    graph: ir.Graph,
+    constants: Constants,
+    options: Options,
+    report: GraphReport,
+    whole: Collection[ir.Node],
+    avoid: set[Ends],
+) -> bool:
+    """Rewrite regions and make moves until neither finds more; return whether moves did."""
+    tried: Avoid = set()
+    changed = False
+    for _ in range(MOVE_ROUNDS):
+        for _ in range(ROUNDS):
+            if not _one_round(graph, constants, options, report, avoid, whole):
+                break
+        moved = move(graph, constants, options, report, whole, tried)
+        changed |= moved
+        if not tidy(graph, constants, options, report) and not moved:
+            break
+    return changed
 
 
 def _normalized(

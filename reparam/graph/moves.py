@@ -42,6 +42,8 @@ Avoid = set[tuple["ir.Node", "str | Terms"]]
 
 _Look = Callable[[Run, Site], "list[Change] | None"]
 
+NOT_MADE = "moves not made, for want of a proof"
+
 
 def move(
     graph: ir.Graph,
@@ -89,8 +91,8 @@ def _regrouped(
             continue
         try:
             proof = order.prove()
-        except NotFusibleError as error:
-            report.left.append(Left(str(sum_.output.name), REGROUP, str(error)))
+        except NotFusibleError:
+            report.count(NOT_MADE, 1)
             order.discard(analysis)
             continue
         if not proof.holds:
@@ -164,10 +166,13 @@ def _made(plan: Plan, where: str, report: GraphReport) -> bool:
     try:
         plan.write()
         proof = plan.prove()
-    except (NotFusibleError, NotEquivalentError) as error:
+    except NotFusibleError:
         plan.discard()
-        found = report.failed if isinstance(error, NotEquivalentError) else report.left
-        found.append(Left(where, plan.kind, str(error)))
+        report.count(NOT_MADE, 1)  # nothing is lost: the factor stays where it was
+        return False
+    except NotEquivalentError as error:
+        plan.discard()
+        report.failed.append(Left(where, plan.kind, str(error)))
         return False
     if not proof.holds:
         plan.discard()

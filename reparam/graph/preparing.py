@@ -39,6 +39,17 @@ def prepare(model: ir.Model, constants: Constants, options: Options, report: Gra
         sweep(model)  # what computed a shape that is known reads values, too
 
 
+def fold_again(
+    model: ir.Model, constants: Constants, options: Options, report: GraphReport
+) -> bool:
+    """Evaluate what moves have made known; return whether there was any."""
+    if "constants" in options.without:
+        return False
+    before = dict(report.passes)
+    _fold(model, constants, report)
+    return report.passes != before
+
+
 def tidy(graph: ir.Graph, constants: Constants, options: Options, report: GraphReport) -> bool:
     """Take out what changes nothing; return whether there was any."""
     if "identities" in options.without:

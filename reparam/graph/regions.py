@@ -177,12 +177,15 @@ def _region(
         return None  # pooling and padding without a kernel must not become a convolution
     if saved < 0 or (saved == 0 and after >= before):
         return None
+    kind = _kind(nodes, form)
+    if kind == CHAIN and after >= before and any(n.op_type == "AveragePool" for n in nodes):
+        return None  # as many products in a larger kernel: a node fewer, and no time saved
     positions = _positions(form.source)
     allowed = before * allow_macs  # what the caller allows is no loss
     gain = positions * (allowed - after + NODE_COST * saved * _channels(form))
     if gain <= 0:
         return None
-    return Region(output, form, nodes, _kind(nodes, form), before, after, written, gain)
+    return Region(output, form, nodes, kind, before, after, written, gain)
 
 
 def nodes_of(form: Form) -> int:
