@@ -13,8 +13,9 @@ from typing import Any
 from reparam.adapters.onnx_weights import initializers_of, with_weights, without_weights
 from reparam.adapters.paddle_models import Array
 from reparam.graph.constants import Constants
-from reparam.graph.fusing import Fused, Left, Options, fuse_graph
+from reparam.graph.fusing import fuse_graph
 from reparam.graph.inspecting import first_round
+from reparam.graph.records import Fused, Left
 
 AS_ASKED = "the export was asked to keep the form of the checkpoint"
 
@@ -54,7 +55,7 @@ def end_with_fusing(proto: Any, weights: Mapping[str, Array], *, fuse: bool = Tr
     if not fuse:
         return Ended(proto, weights, left=_regions(model))
     before = {k: v.const_value for k, v in model.graph.initializers.items()}
-    report = fuse_graph(model, Options(keep_going=True))
+    report = fuse_graph(model)
     left = (*report.left, *report.failed)
     if not report.fused and report.ops_after == report.ops_before:
         return Ended(proto, weights, left=left)

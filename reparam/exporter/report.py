@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reparam.adapters.onnx_model import Value
-from reparam.graph.fusing import Fused, Left
+from reparam.graph.records import Fused, Left
 from reparam.graph.reporting import region_to_json
 
 

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reparam.graph.explaining import Explanation, explain
-    from reparam.graph.fusing import GraphReport, Options, fuse_graph
+    from reparam.graph.fusing import fuse_graph
     from reparam.graph.inspecting import GraphInspection, inspect_onnx
     from reparam.graph.pipeline import GraphFusion, fuse_onnx
+    from reparam.graph.records import GraphReport, Options
 
 _HOME_OF = {
     "Explanation": "explaining",
     "GraphFusion": "pipeline",
     "GraphInspection": "inspecting",
-    "GraphReport": "fusing",
-    "Options": "fusing",
+    "GraphReport": "records",
+    "Options": "records",
     "explain": "explaining",
     "fuse_graph": "fusing",
     "fuse_onnx": "pipeline",

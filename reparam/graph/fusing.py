@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from reparam.errors import NotEquivalentError, NotFusibleError
@@ -13,9 +12,9 @@ from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
 from reparam.graph.idioms import idioms
 from reparam.graph.laws import BorderFilling
-from reparam.graph.macs import Extent, Macs, Sizes, macs_of
+from reparam.graph.macs import Extent, Sizes, macs_of
 from reparam.graph.moves import NOT_MADE, Avoid, move
-from reparam.graph.normalizing import Normalization, Normalized, normalize, settle
+from reparam.graph.normalizing import Normalized, normalize, settle
 from reparam.graph.passes import check_names
 from reparam.graph.preparing import (
     declared_shapes,
@@ -26,6 +25,7 @@ from reparam.graph.preparing import (
     tidy,
 )
 from reparam.graph.proving import Proof
+from reparam.graph.records import Fused, GraphReport, Left, Options, reason_of
 from reparam.graph.regions import KINDS, Ends, Region, choose
 from reparam.graph.rewriting import Writer
 from reparam.graph.siblings import merge_siblings
@@ -39,97 +39,6 @@ ROUNDS = 6
 MOVE_ROUNDS = 6
 """The same for moves, after each of which regions are looked for again."""
 OLDEST_OPSET = 9
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a graph is fused.
-
-    Attributes:
-        without: names of passes that are switched off.
-        allow_macs: how many times the MACs of what it replaces a region may cost.
-        keep_going: leave a region whose proof fails as it is, and go on.
-        normalize: what to do to the pixels of the input, which the file takes raw then.
-        merge_siblings: make convolutions of one value one, with a Split.
-    """
-
-    without: frozenset[str] = frozenset()
-    allow_macs: float = 1.0
-    keep_going: bool = False
-    normalize: Normalization | None = None
-    merge_siblings: bool = False
-
-
-@dataclass(frozen=True)
-class Fused:
-    """A region that was rewritten.
-
-    Attributes:
-        where: name of the value that it makes.
-        source: name of the value that it reads.
-        kind: the pass that it belongs to.
-        before: nodes of each operator in it.
-        after: nodes of each operator in their place.
-        macs_before: for one position of the source.
-        macs_after: the same.
-        ratio: the largest difference on the probes, over its bound.
-        kernel: of the convolution, if that is what it became.
-        extent: positions of the source in one image, None where they are not known.
-    """
-
-    where: str
-    source: str
-    kind: str
-    before: Mapping[str, int]
-    after: Mapping[str, int]
-    macs_before: float
-    macs_after: float
-    ratio: float
-    kernel: tuple[int, ...] = ()
-    extent: Extent | None = None
-
-
-@dataclass(frozen=True)
-class Left:
-    """A region that stays as it was."""
-
-    where: str
-    kind: str
-    reason: str
-
-
-@dataclass
-class GraphReport:
-    """What fusing did to a graph.
-
-    Attributes:
-        ops_before: nodes of each operator as it came.
-        ops_after: the same as it is.
-        macs_before: of the convolutions and matrix products as they came, for one image.
-        macs_after: the same as they are.
-        fused: regions that were rewritten.
-        left: regions that cannot be written down, or of which there is no saying.
-        failed: regions whose proof found another function; they are as they were.
-        passes: how much of what each other pass did, in words.
-        flushed: values that would have been subnormal, and are zero.
-        notices: what else there is to say.
-    """
-
-    ops_before: dict[str, int]
-    ops_after: dict[str, int] = field(default_factory=dict)
-    macs_before: Macs = field(default_factory=Macs)
-    macs_after: Macs = field(default_factory=Macs)
-    fused: list[Fused] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
-    failed: list[Left] = field(default_factory=list)
-    passes: dict[str, int] = field(default_factory=dict)
-    flushed: int = 0
-    notices: list[str] = field(default_factory=list)
-
-    def count(self, what: str, number: int) -> None:
-        """Add to what a pass did."""
-        if number:
-            self.passes[what] = self.passes.get(what, 0) + number
 
 
 def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
@@ -272,13 +181,6 @@ def _rewrite(
     report.fused.append(_fused(region, writer, source, extent, proof))
     report.flushed += writer.flushed
     return writer.splice(graph)
-
-
-def reason_of(proof: Proof) -> str:
-    """Return in words what a proof that does not hold found."""
-    return proof.reason or (
-        f"off by {proof.worst:g} where {proof.bound:g} is allowed, on the probe {proof.probe}"
-    )
 
 
 def _fused(

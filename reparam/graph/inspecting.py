@@ -12,12 +12,13 @@ from reparam.graph.analysis import Analysis, analyse
 from reparam.graph.computing import numbers_of
 from reparam.graph.constants import Constants
 from reparam.graph.files import Opened, open_model
-from reparam.graph.fusing import OLDEST_OPSET, GraphReport, Options, operators_of
+from reparam.graph.fusing import OLDEST_OPSET, operators_of
 from reparam.graph.idioms import idioms
 from reparam.graph.macs import Extent, Sizes
 from reparam.graph.numbers import Pointwise
 from reparam.graph.preparing import prepare
 from reparam.graph.reasons import reasons_of
+from reparam.graph.records import GraphReport, Options
 from reparam.graph.regions import Region, choose, is_gemm, needs_a_node
 
 if TYPE_CHECKING:

@@ -26,12 +26,12 @@ from reparam.graph.moves_affine import Run, Site, hoisted, sunk
 from reparam.graph.moves_layout import straighten
 from reparam.graph.moves_plan import Change, Plan
 from reparam.graph.moves_regroup import Order, Sum, Terms, groups, sums
+from reparam.graph.records import Fused, GraphReport, Left, Options, reason_of
 from reparam.graph.regions import KINDS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from reparam.graph.fusing import GraphReport, Options
 
 HOIST, SINK, STRAIGHTEN, REGROUP = "hoist", "sink", "straighten", "regroup"
 MOVES = (HOIST, SINK, STRAIGHTEN, REGROUP)
@@ -78,8 +78,6 @@ def _regrouped(
     avoid: Avoid,
 ) -> bool:
     """Bring terms of one source together, if they then are a region; return whether they were."""
-    from reparam.graph.fusing import Left, reason_of
-
     kinds = [kind for kind in KINDS if kind not in options.without]
     for terms in groups(sum_, analysis):
         if (sum_.root, terms) in avoid:
@@ -161,8 +159,6 @@ def _plan(graph: ir.Graph, site: Site, node: ir.Node, what: tuple[str, _Look]) -
 
 def _made(plan: Plan, where: str, report: GraphReport) -> bool:
     """Write, prove and splice a plan; return whether all went well."""
-    from reparam.graph.fusing import Fused, Left, reason_of
-
     try:
         plan.write()
         proof = plan.prove()

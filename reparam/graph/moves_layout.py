@@ -152,7 +152,7 @@ def _reshape(source: ir.Value, node: ir.Node) -> ir.Node:
     return onnx_ir.Node("", "Reshape", [source, node.inputs[1]], node.attributes)
 
 
-def _is_same_shape(one: ir.Shape, other: ir.Shape) -> bool:
+def _is_same_shape(one: Sequence[object], other: Sequence[object]) -> bool:
     """Whether two shapes of as many elements are one; of one axis that need not be known."""
     if len(one) != len(other):
         return False
@@ -162,7 +162,9 @@ def _is_same_shape(one: ir.Shape, other: ir.Shape) -> bool:
     return len(unsure) <= 1
 
 
-def _target_holds(node: ir.Node, source: ir.Shape, between: ir.Shape, constants: Constants) -> bool:
+def _target_holds(
+    node: ir.Node, source: Sequence[object], between: Sequence[object], constants: Constants
+) -> bool:
     """Whether a Reshape does the same to what the node before it reads."""
     target = constants.get(node.inputs[1]) if len(node.inputs) > 1 else None
     if target is None:

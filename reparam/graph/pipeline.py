@@ -11,10 +11,11 @@ from reparam.errors import GraphError, NotEquivalentError, NotFusibleError, Outp
 from reparam.files import check_output, sha256_of
 from reparam.graph.files import Opened, data_of, save_model
 from reparam.graph.files_writing import Written
-from reparam.graph.fusing import GraphReport, Options, fuse_graph
+from reparam.graph.fusing import fuse_graph
 from reparam.graph.normalizing import Normalization
 from reparam.graph.origins import ONNX, STATIC, Origin, as_onnx
 from reparam.graph.passes import check_names
+from reparam.graph.records import GraphReport, Options
 from reparam.graph.reporting import left_text
 from reparam.graph.whole import compare
 from reparam.graph.whole_records import NOT_RUN, Whole
@@ -131,7 +132,7 @@ def fuse_onnx(
     target = deploy_path_of(source) if output is None else Path(output)
     check_names(without)
     wanted = Normalization.parse(normalize) if isinstance(normalize, str) else normalize
-    options = Options(frozenset(without), allow_macs, keep_going, wanted, merge_siblings)
+    options = Options(frozenset(without), allow_macs, wanted, merge_siblings)
     if not dry_run:
         _check_target(source, target, force)
     tell(f"reading {source}")

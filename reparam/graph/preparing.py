@@ -15,7 +15,7 @@ from reparam.graph.sizes import MADE_UP, fold_sizes
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from reparam.graph.fusing import GraphReport, Options
+    from reparam.graph.records import GraphReport, Options
 
 _ROUNDS = 4
 """Of evaluating constants and inferring shapes: each makes the other know more."""

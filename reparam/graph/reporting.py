@@ -8,8 +8,8 @@ from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from reparam.graph.fusing import Fused, GraphReport, Left
 from reparam.graph.macs import Extent
+from reparam.graph.records import Fused, GraphReport, Left
 from reparam.graph.whole_records import EQUAL, NOT_RUN, Whole
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from reparam.adapters.onnx_checks import check_model, load_strictly
 from reparam.adapters.onnx_runtime import run_onnx
 from reparam.checkpoint import Checkpoint, load_checkpoint
 from reparam.exporter import ExportReport, export_onnx, network_of
-from reparam.graph.fusing import GraphReport, fuse_graph
+from reparam.graph.fusing import fuse_graph
+from reparam.graph.records import GraphReport
 from tests.converter import needs_converter
 from tests.exporter.pair import assert_computes, images
 from tests.models.structures import SMALL, layout_of

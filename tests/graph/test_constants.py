@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from reparam.adapters.onnx_runtime import open_session
 from reparam.graph.constants import Constants
 from reparam.graph.folding import GROWTH, Folder, lift_constants
-from reparam.graph.fusing import Options, fuse_graph
+from reparam.graph.fusing import fuse_graph
+from reparam.graph.records import Options
 from tests.graph.builder_base import op_counts
 from tests.graph.plain import Plain
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from reparam.errors import NotFusibleError
 from reparam.graph import moves, moves_affine, moves_carrying, moves_plan, moves_regroup
-from reparam.graph.fusing import Options, fuse_graph
+from reparam.graph.fusing import fuse_graph
 from reparam.graph.laws import Scaling
 from reparam.graph.moves import HOIST, MOVES, REGROUP, SINK, STRAIGHTEN
 from reparam.graph.moves_carrying import reshaped
+from reparam.graph.records import Options
 from tests.graph.builder import GraphBuilder
 from tests.graph.builder_base import Value, op_counts
 from tests.graph.cases import counts

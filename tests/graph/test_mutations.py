@@ -11,8 +11,9 @@ import pytest
 
 from reparam.conv.operators import Conv
 from reparam.graph import laws, numbers, rules, rules_kernels
-from reparam.graph.fusing import GraphReport, fuse_graph
+from reparam.graph.fusing import fuse_graph
 from reparam.graph.numbers import Pointwise
+from reparam.graph.records import GraphReport
 from tests.graph.builder import GraphBuilder
 
 

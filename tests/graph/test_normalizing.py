@@ -14,8 +14,9 @@ from onnx import TensorProto, helper
 
 from reparam.adapters.onnx_runtime import open_session
 from reparam.errors import GraphError
-from reparam.graph.fusing import GraphReport, Options, fuse_graph
+from reparam.graph.fusing import fuse_graph
 from reparam.graph.normalizing import METADATA, PRESETS, Normalization
+from reparam.graph.records import GraphReport, Options
 from tests.graph.builder import GraphBuilder
 from tests.graph.builder_base import op_counts
 from tests.graph.fusing import interface

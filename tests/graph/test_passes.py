@@ -14,8 +14,9 @@ from onnx import TensorProto
 
 from reparam.adapters.onnx_runtime import open_session
 from reparam.errors import GraphError
-from reparam.graph.fusing import GraphReport, Options, fuse_graph
+from reparam.graph.fusing import fuse_graph
 from reparam.graph.passes import NAMES, PASSES
+from reparam.graph.records import GraphReport, Options
 from reparam.graph.regions import KINDS
 from tests.graph.builder_base import op_counts
 from tests.graph.plain import Plain

@@ -10,8 +10,8 @@ import os
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reparam.graph.fusing import Options
 from reparam.graph.passes import PASSES
+from reparam.graph.records import Options
 from tests.graph.builder_base import op_counts
 from tests.graph.fusing import defects, fused
 from tests.graph.programs import Program

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from reparam.adapters.onnx_runtime import open_session
-from reparam.graph.fusing import Options
 from reparam.graph.passes import PASSES
+from reparam.graph.records import Options
 from tests.graph.builder import GraphBuilder
 from tests.graph.builder_base import op_counts
 from tests.graph.fusing import defects, fused

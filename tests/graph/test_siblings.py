@@ -11,7 +11,8 @@ import onnx_ir as ir
 import pytest
 
 from reparam.adapters.onnx_runtime import open_session
-from reparam.graph.fusing import Options, fuse_graph
+from reparam.graph.fusing import fuse_graph
+from reparam.graph.records import Options
 from tests.graph.builder import GraphBuilder, Value
 from tests.graph.builder_base import op_counts
 from tests.graph.fusing import interface
