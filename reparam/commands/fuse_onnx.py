@@ -176,13 +176,11 @@ def _regions(result: GraphFusion) -> Grid:
 
 
 def _print_remarks(result: GraphFusion) -> None:
-    from reparam.graph.reporting import left_text
-
     console, report = stdout(), result.report
     if report.flushed:
         console.print(f"{report.flushed} subnormal values set to zero (they slow a CPU down)")
-    told = [f"left as it was, since the proof failed: {left_text(one)}" for one in report.failed]
-    told += [f"left alone: {left_text(one)}" for one in report.left]
+    told = [f"left as it was, since the proof failed: {one.text}" for one in report.failed]
+    told += [f"left alone: {one.text}" for one in report.left]
     for line in told[:LISTED]:
         console.print(line)
     if len(told) > LISTED:

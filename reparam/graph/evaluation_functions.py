@@ -117,7 +117,9 @@ def _global_max_pool(call: Call, inputs: Inputs) -> Array:
 
 
 def _where(call: Call, inputs: Inputs) -> Array:
-    return np.where(*(need(call, inputs, at) for at in range(3)))
+    condition, yes, no = (need(call, inputs, at) for at in range(3))
+    found: Array = np.where(condition, yes, no)
+    return found
 
 
 FUNCTIONS: dict[str, Rule] = {

@@ -16,7 +16,6 @@ from reparam.graph.normalizing import Normalization
 from reparam.graph.origins import ONNX, STATIC, Origin, as_onnx
 from reparam.graph.passes import check_names
 from reparam.graph.records import GraphReport, Options
-from reparam.graph.reporting import left_text
 from reparam.graph.whole import compare
 from reparam.graph.whole_records import NOT_RUN, Whole
 from reparam.version import tool_version
@@ -190,7 +189,7 @@ def _need_proofs(source: Path, report: GraphReport, keep_going: bool) -> None:
         more = len(report.failed) - 1
         raise NotEquivalentError(
             f"a region of '{source}' is not the same function after fusing",
-            found=left_text(report.failed[0]) + (f" (and {more} more)" if more else ""),
+            found=report.failed[0].text + (f" (and {more} more)" if more else ""),
             why="nothing is written that was not proved",
             hint="--keep-going leaves such regions as they are and writes the rest",
         )
@@ -201,7 +200,7 @@ def _need_all_fused(source: Path, report: GraphReport) -> None:
     if left:
         raise NotFusibleError(
             f"not everything in '{source}' was fused",
-            found=f"left was {left_text(left[0])}",
+            found=f"left was {left[0].text}",
             why="--strict was given",
         )
     if not report.fused:

@@ -64,6 +64,12 @@ class Left:
     kind: str
     reason: str
 
+    @property
+    def text(self) -> str:
+        """Where it is and why it was left, in one line."""
+        lines = [line.strip() for line in self.reason.splitlines() if line.strip()]
+        return f"{self.where}: {'; '.join(lines)}"
+
 
 @dataclass
 class GraphReport:

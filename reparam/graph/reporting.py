@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from reparam.graph.macs import Extent
-from reparam.graph.records import Fused, GraphReport, Left
+from reparam.graph.records import Fused, GraphReport
 from reparam.graph.whole_records import EQUAL, NOT_RUN, Whole
 
 if TYPE_CHECKING:
@@ -150,9 +150,3 @@ def whole_text(whole: Whole) -> str:
         f"and the original itself is off by {worst.floor:.2g}"
     )
     return f"equal as a whole on onnxruntime, {runs}: {numbers}; against {whole.truth}"
-
-
-def left_text(one: Left) -> str:
-    """Return why a region was left, in one line."""
-    lines = [line.strip() for line in one.reason.splitlines() if line.strip()]
-    return f"{one.where}: {'; '.join(lines)}"

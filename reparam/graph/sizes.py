@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -173,7 +173,7 @@ class _Reader:
         length = value.shape[0]
         return Sizes((None,) * length) if isinstance(length, int) and length <= MOST else None
 
-    def constant(self, value: ir.Value | None) -> np.ndarray | None:
+    def constant(self, value: ir.Value | None) -> np.ndarray[Any, Any] | None:
         """Return integers or truth values of one axis at most, None where they are not known."""
         shape = self._constants.shape(value)
         if shape is None or len(shape) > 1 or (shape and shape[0] > MOST):
