@@ -4,10 +4,8 @@ from reparam.conv.algebra import (
     add,
     affine_of,
     average_pool_as_conv,
-    expand_dilation,
     expand_groups,
     identity_as_conv,
-    pad_kernel,
     scale_and_shift,
 )
 from reparam.conv.block import Block, Parallel, Sequential, fuse
@@ -33,12 +31,10 @@ __all__ = [
     "error_bound",
     "evaluate",
     "evaluate_magnitude",
-    "expand_dilation",
     "expand_groups",
     "fuse",
     "gamma",
     "identity_as_conv",
-    "pad_kernel",
     "rounding_count",
     "scale_and_shift",
 ]

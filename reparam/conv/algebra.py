@@ -20,7 +20,6 @@ from reparam.conv.operators import (
     AvgPool,
     BatchNorm,
     Conv,
-    Padding,
     given_away,
 )
 from reparam.errors import NotFusibleError
@@ -89,44 +88,6 @@ def average_pool_as_conv(pool: AvgPool) -> Conv:
         )
     weight = np.full((pool.channels, 1, *pool.kernel), 1.0 / pool.taps)
     return Conv.of(weight, stride=pool.stride, padding=pool.padding, groups=pool.channels)
-
-
-def pad_kernel(conv: Conv, margins: Padding) -> Conv:
-    """Return an equal convolution whose kernel has ``margins`` of extra zero taps.
-
-        before:  kernel K,             padding (b, a)
-        after:   kernel m0 + K + m1,   padding (b + m0 * dilation, a + m1 * dilation)
-
-    Exact when: always; the padding grows with the kernel, so every old tap keeps its place.
-
-    Args:
-        margins: taps to add (before, after) on each spatial axis.
-
-    Source: Diverse Branch Block, transform VI.
-    """
-    padding = tuple(
-        (before + margin[0] * step, after + margin[1] * step)
-        for (before, after), margin, step in zip(conv.padding, margins, conv.dilation, strict=True)
-    )
-    if not any(any(margin) for margin in margins):
-        return conv
-    weight = np.pad(conv.weight, ((0, 0), (0, 0), *margins))
-    return replace(conv, weight=given_away(weight), padding=padding)
-
-
-def expand_dilation(conv: Conv) -> Conv:
-    """Return an equal convolution with dilation 1: zeros stand between the taps.
-
-        kernel' = (kernel - 1) * dilation + 1
-
-    Exact when: always.
-    """
-    if set(conv.dilation) == {1}:
-        return conv
-    weight = np.zeros(conv.weight.shape[:2] + conv.extent)
-    grid: tuple[Any, ...] = (..., *(slice(None, None, step) for step in conv.dilation))
-    weight[grid] = conv.weight
-    return replace(conv, weight=weight, dilation=(1,) * len(conv.dilation))
 
 
 def expand_groups(conv: Conv, groups: int = 1) -> Conv:

@@ -19,11 +19,9 @@ from reparam.conv import (
     compose,
     error_bound,
     evaluate,
-    expand_dilation,
     expand_groups,
     fuse,
     identity_as_conv,
-    pad_kernel,
     scale_and_shift,
 )
 from reparam.errors import NotFusibleError
@@ -149,25 +147,13 @@ def test_average_pooling_is_a_convolution_where_padding_counts(seed, counts, pad
 
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.sampled_from([1, 2, 3, 6]), st.data())
-def test_expanding_groups_and_dilation_changes_nothing(seed, groups, data):
+def test_expanding_groups_changes_nothing(seed, groups, data):
     rng = np.random.default_rng(seed)
     fewer = data.draw(st.sampled_from([g for g in (1, 2, 3, 6) if groups % g == 0]))
     conv = random_conv(rng, (6, 6 // groups, 3, 2), dilation=(2, 3), padding=(2, 1), groups=groups)
     x = probe_for(conv, rng)
     assert excess(lambda _: expand_groups(conv, fewer), conv, x) <= 1
     assert expand_groups(conv, fewer).groups == fewer
-    assert excess(lambda _: expand_dilation(conv), conv, x) <= 1
-    assert expand_dilation(conv).dilation == (1, 1)
-
-
-@settings(max_examples=60, deadline=None)
-@given(SEEDS, st.tuples(*[st.integers(0, 2)] * 4), st.integers(1, 2))
-def test_a_padded_kernel_is_the_same_convolution(seed, margins, step):
-    rng = np.random.default_rng(seed)
-    conv = random_conv(rng, (3, 2, 2, 3), dilation=step, stride=2, padding=((0, 1), (2, 0)))
-    wider = pad_kernel(conv, (margins[:2], margins[2:]))
-    assert wider.kernel == (2 + sum(margins[:2]), 3 + sum(margins[2:]))
-    assert excess(lambda _: wider, conv, probe_for(wider, rng)) <= 1
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
