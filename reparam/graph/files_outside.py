@@ -74,7 +74,7 @@ class DataFiles:
             folder = Path(os.path.realpath(self._folder))
             path = Path(os.path.realpath(folder / location))
         except ValueError as error:  # a NUL in the name
-            raise _missing(location, str(error)) from error
+            raise _missing(location, "a null byte in the name") from error
         if not path.is_relative_to(folder):
             raise _outside(location, f"a link to '{path}'")
         if path == folder:

@@ -182,7 +182,7 @@ def _region(
         return None  # as many products in a larger kernel: a node fewer, and no time saved
     positions = _positions(form.source)
     allowed = before * allow_macs  # what the caller allows is no loss
-    gain = positions * (allowed - after + NODE_COST * saved * _channels(form))
+    gain = positions * (allowed - after) + NODE_COST * saved * _elements(output, form)
     if gain <= 0:
         return None
     return Region(output, form, nodes, kind, before, after, written, gain)
@@ -259,8 +259,14 @@ def _positions(value: ir.Value) -> float:
     return float(prod(sizes))
 
 
-def _channels(form: Form) -> int:
+def _elements(output: ir.Value, form: Form) -> float:
+    """Return about how many elements a node writes, for one image of the batch."""
+    shape = output.shape
+    if shape is not None and all(isinstance(size, int) for size in shape[1:]):
+        return float(prod(int(size) for size in shape[1:] if isinstance(size, int)))
     geometry = form.shaped.geometry
     if geometry is not None:
-        return max(geometry.out_channels // max(prod(geometry.stride), 1), 1)
-    return readers.size_of(form.source, 1) or 1
+        each = max(geometry.out_channels // max(prod(geometry.stride), 1), 1)
+    else:
+        each = readers.size_of(form.source, 1) or 1
+    return each * _positions(form.source)

@@ -132,7 +132,9 @@ class TestBadDays:
     def test_ended_while_the_whole_is_compared(self, source, number):
         """At that moment the new file is on the disk, under a name that goes with it."""
         script = (
-            "import time\nfrom reparam.graph import pipeline\n"
+            "import signal, time\nfrom reparam.graph import pipeline\n"
+            # a process that a shell started in the background is born deaf to it
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "def compare(*_):\n    print('here', flush=True)\n    time.sleep(60)\n"
             "pipeline.compare = compare\n"
         )
