@@ -14,11 +14,11 @@ from reparam.graph.constants import Constants
 from reparam.graph.files import Opened, open_model
 from reparam.graph.fusing import OLDEST_OPSET, operators_of
 from reparam.graph.idioms import idioms
-from reparam.graph.macs import Extent, Sizes
+from reparam.graph.macs import Sizes
 from reparam.graph.numbers import Pointwise
 from reparam.graph.preparing import prepare
 from reparam.graph.reasons import reasons_of
-from reparam.graph.records import GraphReport, Options
+from reparam.graph.records import GraphReport, Options, Swap
 from reparam.graph.regions import Region, choose, is_gemm, needs_a_node
 
 if TYPE_CHECKING:
@@ -29,30 +29,8 @@ _JOINS = ("Add", "Sub", "Sum")
 
 
 @dataclass(frozen=True)
-class Unfused:
-    """A region that one operator could replace.
-
-    Attributes:
-        where: name of the value that it makes.
-        source: name of the value that it reads.
-        kind: the pass that would fuse it.
-        before: nodes of each operator in it.
-        after: nodes of each operator that would stand in its place.
-        macs_before: for one position of the source.
-        macs_after: the same.
-        extent: positions of the source in one image, None where they are not known.
-        kernel: of the convolution, if that is what it would become.
-    """
-
-    where: str
-    source: str
-    kind: str
-    before: Mapping[str, int]
-    after: Mapping[str, int]
-    macs_before: float
-    macs_after: float
-    extent: Extent | None
-    kernel: tuple[int, ...] = ()
+class Unfused(Swap):
+    """A region that one operator could replace; its ``kind`` is the pass that would."""
 
     def to_json(self) -> dict[str, Any]:
         """Return values that JSON knows."""

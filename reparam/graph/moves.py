@@ -177,7 +177,9 @@ def _made(plan: Plan, where: str, report: GraphReport) -> bool:
     before, after = plan.counts()
     macs = plan.macs()
     source = str(plan.sources()[0].name)
-    report.fused.append(Fused(where, source, plan.kind, before, after, macs, macs, proof.ratio))
+    report.fused.append(
+        Fused(where, source, plan.kind, before, after, macs, macs, ratio=proof.ratio)
+    )
     report.flushed += plan.flushed
     plan.splice()
     return True

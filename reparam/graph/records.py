@@ -28,8 +28,8 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Fused:
-    """A region that was rewritten.
+class Swap:
+    """A region, and what stands in its place or would.
 
     Attributes:
         where: name of the value that it makes.
@@ -39,8 +39,7 @@ class Fused:
         after: nodes of each operator in their place.
         macs_before: for one position of the source.
         macs_after: the same.
-        ratio: the largest difference on the probes, over its bound.
-        kernel: of the convolution, if that is what it became.
+        kernel: of the convolution, if that is what it becomes.
         extent: positions of the source in one image, None where they are not known.
     """
 
@@ -51,9 +50,19 @@ class Fused:
     after: Mapping[str, int]
     macs_before: float
     macs_after: float
-    ratio: float
     kernel: tuple[int, ...] = ()
     extent: Extent | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fused(Swap):
+    """A region that was rewritten.
+
+    Attributes:
+        ratio: the largest difference on the probes, over its bound.
+    """
+
+    ratio: float
 
 
 @dataclass(frozen=True)

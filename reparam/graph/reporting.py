@@ -9,11 +9,10 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from reparam.graph.macs import Extent
-from reparam.graph.records import Fused, GraphReport
+from reparam.graph.records import Fused, GraphReport, Swap
 from reparam.graph.whole_records import EQUAL, NOT_RUN, Whole
 
 if TYPE_CHECKING:
-    from reparam.graph.inspecting import Unfused
     from reparam.graph.pipeline import GraphFusion
 
 _SHORT = {"BatchNormalization": "BatchNorm", "GlobalAveragePool": "GlobalPool"}
@@ -92,7 +91,7 @@ def operators_text(counts: Mapping[str, int]) -> str:
     return " + ".join(f"{number} {_SHORT.get(name, name)}" for name, number in ranked)
 
 
-def becomes_text(one: Fused | Unfused) -> str:
+def becomes_text(one: Swap) -> str:
     """Return what a region became: ``3x3 Conv``, ``Mul + Add``, or nothing at all."""
     if not one.after:
         return "nothing"

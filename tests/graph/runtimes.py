@@ -11,7 +11,7 @@ MISCOUNTS = tuple(map(int, import_onnxruntime().__version__.split(".")[:2])) < (
 """Whether it divides means by other numbers where padding counts.
 
 Seen in 1.23, the last for Python 3.10: by all taps where ``ceil_mode`` lets a window leave the
-image, before operator set 19; and from 19 on in some windows padded at the end alone. 1.32 does not.
+image, before operator set 19; from 19 on in some windows padded at the end alone. 1.32 does not.
 """
 
 
