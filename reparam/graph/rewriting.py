@@ -140,10 +140,12 @@ class Writer:
             ],
             name=self.constants.unused_node(last.name or base),
         )
-        node.outputs[0].name = self.constants.unused(f"{base}.{op_type.lower()}")
-        node.outputs[0].type = self.region.output.type
+        made, output = node.outputs[0], self.region.output
+        made.name = self.constants.unused(f"{base}.{op_type.lower()}")
+        made.type = output.type  # a product before its sum has type and shape of the sum
+        made.shape = None if output.shape is None else output.shape.copy()
         self.nodes.append(node)
-        return node.outputs[0]
+        return made
 
     def _constant(self, what: str, array: Array) -> ir.Value:
         """Return an initializer with these numbers; one that the region reads keeps its name."""

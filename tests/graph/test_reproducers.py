@@ -92,6 +92,14 @@ def a_bias_that_stays_as_it_is(g: GraphBuilder) -> None:
     g.output(g.add(g.depthwise(x, 3, padding=1, bias=True), x))
 
 
+@found("BatchNormalization BatchNormalization Relu Relu Relu Reshape Reshape")
+def a_product_whose_shape_was_not_known_in_the_first_round(g: GraphBuilder) -> None:
+    x = g.relu(g.input("x", (None, 4, 6, 6)))
+    y = g.add(x, x, g.bn(x))
+    for target in ([0, 8, 3, 6], [0, 4, 3, 12]):
+        g.output(g.relu(g.bn(g.reshape(y, target))))
+
+
 @pytest.mark.parametrize("name", FOUND)
 def test_it_goes_right_now(name: str) -> None:
     build, after = FOUND[name]
