@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from reparam.adapters.onnx_runtime import open_session
+from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.errors import GraphError
 from reparam.graph.fusing import fuse_graph
 from reparam.graph.normalizing import METADATA, PRESETS, Normalization
@@ -20,6 +21,7 @@ from reparam.graph.records import GraphReport, Options
 from tests.graph.builder import GraphBuilder
 from tests.graph.builder_base import op_counts
 from tests.graph.fusing import interface
+from tests.graph.truth import evaluate
 
 IMAGENET = PRESETS["imagenet"]
 ONLY_STD = Normalization((0.0,), (58.0,))
@@ -42,13 +44,21 @@ def pixels(*shape: int) -> Any:
 def off(
     before: onnx.ModelProto, after: onnx.ModelProto, wanted: Normalization, image: Any
 ) -> float:
-    """The largest difference to normalising by hand, in the output's own scale."""
-    by_hand = wanted.apply(image).astype(np.float32)
-    expected = open_session(before.SerializeToString()).run(None, {"x": by_hand})
-    found = open_session(after.SerializeToString()).run(None, {"x": image})
-    return max(
-        float(np.abs(a - b).max() / np.abs(a).max()) for a, b in zip(expected, found, strict=True)
-    )
+    """How many times what rounding may do the file is off from normalising by hand, in float64.
+
+    Its constants were rounded once to float32, whose errors are relative to the magnitudes that
+    its nodes add up; of what is cut off behind them, as ReLU does, no more is lost.
+    """
+    by_hand = evaluate(before, {"x": wanted.apply(image.astype(np.float64))})
+    found = evaluate(after, {"x": image.astype(np.float64)})
+    worst = 0.0
+    for name, exact in by_hand.items():
+        made = found[name]
+        assert made.value.shape == exact.value.shape
+        size = np.maximum(made.size, exact.size)
+        bound = (made.roundings + exact.roundings) * UNIT_ROUNDOFF["float32"] * size
+        worst = max(worst, float((np.abs(made.value - exact.value) / bound).max()))
+    return worst
 
 
 def network(padding: int = 1, convolutions: int = 1, channels: int = 3) -> onnx.ModelProto:
@@ -59,9 +69,12 @@ def network(padding: int = 1, convolutions: int = 1, channels: int = 3) -> onnx.
     return g.model()
 
 
+MEANS = st.floats(-2, 2, width=32, allow_subnormal=False)  # others are 0 in the file
+
+
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.floats(-2, 2), min_size=3, max_size=3),
+    st.lists(MEANS, min_size=3, max_size=3),
     st.lists(st.floats(0.1, 3), min_size=3, max_size=3),
     st.sampled_from([1.0, 1 / 255]),
     st.booleans(),
@@ -74,7 +87,7 @@ def test_it_is_what_normalising_by_hand_gives(
     wanted = Normalization(tuple(mean), tuple(std), scale, bgr)
     before = network(padding, convolutions)
     after, report = folded(before, wanted)
-    assert off(before, after, wanted, pixels(2, 3, 9, 8)) < 2e-5
+    assert off(before, after, wanted, pixels(2, 3, 9, 8)) <= 1
     counts = op_counts(after)
     assert counts["Conv"] == convolutions
     assert sum(counts.values()) == 2 * convolutions + counts.get("Sub", 0)
@@ -92,7 +105,7 @@ def test_a_mean_folded_through_a_padded_border_would_be_wrong_and_is_seen() -> N
     shift = (kernel.sum((2, 3)) * np.array(IMAGENET.mean) * 255).sum(1)
     bias.CopyFrom(onnx.numpy_helper.from_array(
         (onnx.numpy_helper.to_array(bias) - shift).astype(np.float32), bias.name))  # fmt: skip
-    assert off(before, wrong, IMAGENET, pixels(1, 3, 9, 8)) > 1e-2
+    assert off(before, wrong, IMAGENET, pixels(1, 3, 9, 8)) > 100
 
 
 def test_what_stays_is_said_and_the_file_says_what_it_takes() -> None:
@@ -128,7 +141,7 @@ def test_what_reads_the_input_without_a_convolution_keeps_one_node_for_all() -> 
     after, report = folded(before, ONLY_STD)
     assert op_counts(after) == {"Conv": 1, "MaxPool": 1, "Mul": 1, "Relu": 2}
     assert "stays as Mul" in report.notices[0]
-    assert off(before, after, ONLY_STD, pixels(1, 3, 8, 8)) < 2e-5
+    assert off(before, after, ONLY_STD, pixels(1, 3, 8, 8)) <= 1
 
 
 @pytest.mark.parametrize("kind", ["uint8", "rows of pixels"])
