@@ -122,9 +122,7 @@ def candidates(
             continue  # what two branches share counts twice there, so this is no less than right
         nodes = closed(form, output, analysis, taken)
         region = None if nodes is None else _region(output, form, nodes, allow_macs)
-        if region is None or region.after > allow_macs * region.before * (1 + 1e-9):
-            continue
-        if _whole_image(form) <= allow_macs * (1 + 1e-9):
+        if region is not None and _whole_image(form) <= allow_macs * (1 + 1e-9):
             yield region
 
 

@@ -92,3 +92,17 @@ def _(g: GraphBuilder) -> None:
     straight = g.node("LeakyRelu", first, alpha=1.0)
     second = g.max_pool(conv_bn(g, straight, 8, 1, bias=True, epsilon=1e-6), 2, 2)
     g.output(conv_bn(g, g.relu(second), 0, 7, epsilon=1e-6))
+
+
+@block("Gemm with factors of its own, then BatchNorm", "22", "Gemm, BN", "Gemm")
+def _(g: GraphBuilder) -> None:
+    x = g.input("x", (None, 8))
+    weight, bias = g.constant(g.rng().normal(size=(8, 6))), g.weight((1, 6))
+    g.output(g.bn(g.node("Gemm", x, weight, bias, alpha=0.5, beta=-2.0)))
+
+
+@block("Gemm that adds one number, then a factor for each feature", "22", "Gemm, Mul", "Gemm")
+def _(g: GraphBuilder) -> None:
+    x = g.input("x", (None, 8))
+    y = g.node("Gemm", x, g.weight((6, 8)), g.constant([0.75]), transB=1, beta=3.0)
+    g.output(g.mul(y, g.per_channel(y, "C")))
