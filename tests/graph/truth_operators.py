@@ -116,10 +116,16 @@ def _instance_norm(attributes: Attributes, given: list[Any], opset: int) -> Quan
     return Quantity(value, size + np.abs(value))
 
 
-def _gemm(attributes: Attributes, opset: int, a: Array, b: Array, c: Any = 0.0) -> Array:
-    a = a.T if attributes.get("transA") else a
-    b = b.T if attributes.get("transB") else b
-    return attributes.get("alpha", 1.0) * (a @ b) + attributes.get("beta", 1.0) * c
+def _gemm(attributes: Attributes, given: list[Any], opset: int) -> Quantity:
+    alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+
+    def product(name: str, alpha: float, beta: float) -> Array:
+        a, b, *c = (getattr(part, name) for part in given if part is not None)
+        a = a.T if attributes.get("transA") else a
+        b = b.T if attributes.get("transB") else b
+        return np.asarray(alpha * (a @ b) + (beta * c[0] if c else 0.0))
+
+    return Quantity(product("value", alpha, beta), product("size", abs(alpha), abs(beta)))
 
 
 def _ints(attributes: Attributes, name: str, given: list[Any], at: int) -> Any:
@@ -259,7 +265,7 @@ OPERATORS: dict[str, Operator] = {
     "GlobalAveragePool": _both(
         lambda attributes, opset, x: x.mean(axis=tuple(range(2, x.ndim)), keepdims=True)
     ),
-    "Gemm": _both(_gemm),
+    "Gemm": _gemm,
     "MatMul": _elementwise(np.matmul),
     "Concat": _both(_concat),
     "Split": _moved(_split, ("split", 1)),
