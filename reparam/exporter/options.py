@@ -65,8 +65,8 @@ class Options:
     @property
     def normalization(self) -> Normalization | None:
         """What the file does to raw pixels, once that is known; None where it takes none."""
-        known = isinstance(self.fold_normalize, Normalization)
-        return self.fold_normalize if known else None  # type: ignore[return-value]
+        asked = self.fold_normalize
+        return asked if isinstance(asked, Normalization) else None
 
     @property
     def open_axes(self) -> dict[int, str]:

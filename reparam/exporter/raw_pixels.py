@@ -86,6 +86,6 @@ def raw_images(shape: Sequence[int]) -> Array:
 def in_float32(wanted: Normalization, images: Array) -> Array:
     """Return normalised images (N, C, H, W) as code that feeds a network computes them."""
     turned = images[:, ::-1] if wanted.bgr else images
-    mean, std = (np.float32(v).reshape(-1, 1, 1) for v in (wanted.mean, wanted.std))
+    mean, std = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (wanted.mean, wanted.std))
     found: Array = (turned.astype(np.float32) * np.float32(wanted.scale) - mean) / std
     return found
