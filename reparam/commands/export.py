@@ -10,6 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from reparam.adapters.head_model import PADDLEDETECTION
 from reparam.checkpoint import load_checkpoint
 from reparam.commands.common import (
     epsilon_option,
@@ -25,6 +26,7 @@ from reparam.commands.common import (
     the_checkpoint,
 )
 from reparam.commands.model_options import Choice, model_options
+from reparam.detection import HEADS, Selection
 from reparam.exporter import Difference, ExportReport, Tensor, export_onnx
 
 _ONNX_ONLY = ("opset", "timeout", "output_names", "precision", "keep_io", "external_data")
@@ -84,6 +86,45 @@ Example:
     default=True,
     help="--no-fuse keeps every branch and BatchNorm: a baseline to compare with.",
 )
+@click.option(
+    "--head",
+    type=click.Choice(HEADS),
+    help="How a detector's answer leaves the file: the maps of each level; boxes and scores of "
+    "every cell; or, the default, detections: boxes, scores, classes and their count.",
+)
+@click.option(
+    "--compat",
+    type=click.Choice([PADDLEDETECTION]),
+    help="Inputs and outputs of PaddleDetection's own exports: image and scale_factor; rows of "
+    "class, score and box, and their count.",
+)
+@click.option(
+    "--score-threshold",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=Selection().score_threshold,
+    show_default=True,
+    help="Of a detection: its score is above.",
+)
+@click.option(
+    "--iou-threshold",
+    type=click.FloatRange(0, 1),
+    default=Selection().iou_threshold,
+    show_default=True,
+    help="A box whose overlap with a better one of its class is above is no detection.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    default=Selection().top_k,
+    show_default=True,
+    help="Detections of an image that are kept, best first.",
+)
+@click.option(
+    "--candidates",
+    type=click.IntRange(min=1),
+    help="Boxes of a class and image that take part in selecting, best first. Default: all, or "
+    "1000 with --compat paddledetection, as there.",
+)
 @click.option("--opset", type=click.IntRange(11, 21), default=17, show_default=True)
 @click.option(
     "--output-names",
@@ -139,6 +180,10 @@ def command(
     prefix: str | None,
     choice: Choice,
     as_json: bool,
+    score_threshold: float,
+    iou_threshold: float,
+    top_k: int,
+    candidates: int | None,
     **options: Any,
 ) -> None:
     """Write CHECKPOINT as one clean ONNX file, checked before it gets its name.
@@ -171,6 +216,7 @@ def command(
             input_size=size or chosen.input_size,
             settings=chosen.settings,
             model=chosen.own,
+            selection=Selection(score_threshold, iou_threshold, top_k, candidates),
             progress=tell,
             **options,
         )
