@@ -105,7 +105,8 @@ def make_onnx(
         ExportError: the converter failed, or what it wrote did not pass the checks.
         NotEquivalentError: the file would be another function than the network.
     """
-    heavy = lighten(static, converter.inputs)
+    light = lighten(static, converter.inputs)
+    heavy = light.heavy
     converter.start()
     small = takes_small_probes(network, options)
     probes = probes_of(network, options, small)  # while the converter works
@@ -123,7 +124,7 @@ def make_onnx(
     checks = Checks(network, options, probes, small, ended.made)
     stamp(ended.proto, ("reparam", tool_version()), _metadata(network, options, fused))
     told = _write_and_check(checks, ended, path, data, static[0].parent)
-    cleaning = {"ops_before": cleaned.before, "repairs": cleaned.repairs}
+    cleaning = {"ops_before": cleaned.before, "repairs": light.repairs | cleaned.repairs}
     return {**told, **cleaning, "fused_blocks": fused}, probes
 
 
