@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,23 +102,19 @@ Example:
 @click.option(
     "--score-threshold",
     type=click.FloatRange(0, 1, max_open=True),
-    default=Selection().score_threshold,
-    show_default=True,
-    help="Of a detection: its score is above.",
+    help="Of a detection: its score is above. Default: 0.01, or that of the configuration.",
 )
 @click.option(
     "--iou-threshold",
     type=click.FloatRange(0, 1),
-    default=Selection().iou_threshold,
-    show_default=True,
-    help="A box whose overlap with a better one of its class is above is no detection.",
+    help="A box whose overlap with a better one of its class is above is no detection. Default: "
+    "0.7, or that of the configuration.",
 )
 @click.option(
     "--top-k",
     type=click.IntRange(min=1),
-    default=Selection().top_k,
-    show_default=True,
-    help="Detections of an image that are kept, best first.",
+    help="Detections of an image that are kept, best first. Default: 300, or as the configuration "
+    "says.",
 )
 @click.option(
     "--candidates",
@@ -180,10 +177,6 @@ def command(
     prefix: str | None,
     choice: Choice,
     as_json: bool,
-    score_threshold: float,
-    iou_threshold: float,
-    top_k: int,
-    candidates: int | None,
     **options: Any,
 ) -> None:
     """Write CHECKPOINT as one clean ONNX file, checked before it gets its name.
@@ -216,7 +209,8 @@ def command(
             input_size=size or chosen.input_size,
             settings=chosen.settings,
             model=chosen.own,
-            selection=Selection(score_threshold, iou_threshold, top_k, candidates),
+            selection=_selection(chosen.selection, options),
+            preprocessing=chosen.preprocessing,
             progress=tell,
             **options,
         )
@@ -225,6 +219,13 @@ def command(
         print_json("export", report.worst.verdict, {**report.to_json(), "notices": notices})
     else:
         _print(report)
+
+
+def _selection(configured: Selection | None, options: dict[str, Any]) -> Selection:
+    """Take the options of a selection out of ``options``; what is not given is as configured."""
+    given = {one.name: options.pop(one.name) for one in fields(Selection)}
+    asked = {name: value for name, value in given.items() if value is not None}
+    return replace(configured or Selection(), **asked)
 
 
 def _program(given: str, source: Path) -> Path:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reparam.adapters.converter import check_opset
 from reparam.adapters.head_model import PADDLEDETECTION
 from reparam.adapters.onnx_axes import AXES, BATCH, HEIGHT, WIDTH
-from reparam.detection import HEADS, Selection
+from reparam.detection import HEADS, Preprocessing, Selection
 from reparam.errors import ExportError, OutputError
 from reparam.files import check_output
 from reparam.graph.normalizing import Normalization
@@ -45,6 +45,8 @@ class Options:
         compat: "paddledetection" for the inputs and outputs of its models.
         selection: which boxes of a detector are detections.
         classes: names of a detector's classes, told in the contract of the file.
+        preprocessing: what is done to an image in front of a detector; None takes what its
+            kind is usually trained with.
         force: replace files that are there.
         timeout: seconds for the converter.
         progress: is told each step in a few words.
@@ -62,8 +64,9 @@ class Options:
     fold_normalize: str | Normalization | None = None
     head: str | None = None
     compat: str | None = None
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
     classes: Sequence[str] | None = None
+    preprocessing: Preprocessing | None = None
     force: bool = False
     timeout: float = 600
     progress: Callable[[str], None] | None = None
