@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from reparam.adapters.head_model import PADDLEDETECTION
 from reparam.checkpoint import load_checkpoint
 from reparam.commands.common import (
     epsilon_option,
@@ -26,8 +24,8 @@ from reparam.commands.common import (
     table,
     the_checkpoint,
 )
+from reparam.commands.detector_options import DetectorChoice, detector_options
 from reparam.commands.model_options import Choice, model_options
-from reparam.detection import HEADS, Selection
 from reparam.exporter import Difference, ExportReport, Tensor, export_onnx
 
 _ONNX_ONLY = ("opset", "timeout", "output_names", "precision", "keep_io", "external_data")
@@ -87,41 +85,6 @@ Example:
     default=True,
     help="--no-fuse keeps every branch and BatchNorm: a baseline to compare with.",
 )
-@click.option(
-    "--head",
-    type=click.Choice(HEADS),
-    help="How a detector's answer leaves the file: the maps of each level; boxes and scores of "
-    "every cell; or, the default, detections: boxes, scores, classes and their count.",
-)
-@click.option(
-    "--compat",
-    type=click.Choice([PADDLEDETECTION]),
-    help="Inputs and outputs of PaddleDetection's own exports: image and scale_factor; rows of "
-    "class, score and box, and their count.",
-)
-@click.option(
-    "--score-threshold",
-    type=click.FloatRange(0, 1, max_open=True),
-    help="Of a detection: its score is above. Default: 0.01, or that of the configuration.",
-)
-@click.option(
-    "--iou-threshold",
-    type=click.FloatRange(0, 1),
-    help="A box whose overlap with a better one of its class is above is no detection. Default: "
-    "0.7, or that of the configuration.",
-)
-@click.option(
-    "--top-k",
-    type=click.IntRange(min=1),
-    help="Detections of an image that are kept, best first. Default: 300, or as the configuration "
-    "says.",
-)
-@click.option(
-    "--candidates",
-    type=click.IntRange(min=1),
-    help="Boxes of a class and image that take part in selecting, best first. Default: all, or "
-    "1000 with --compat paddledetection, as there.",
-)
 @click.option("--opset", type=click.IntRange(11, 21), default=17, show_default=True)
 @click.option(
     "--output-names",
@@ -166,6 +129,7 @@ Example:
 @epsilon_option
 @prefix_option
 @model_options
+@detector_options
 @force_option
 @json_option
 def command(
@@ -176,6 +140,7 @@ def command(
     input_size: str | None,
     prefix: str | None,
     choice: Choice,
+    detector: DetectorChoice,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -209,9 +174,8 @@ def command(
             input_size=size or chosen.input_size,
             settings=chosen.settings,
             model=chosen.own,
-            selection=_selection(chosen.selection, options),
-            preprocessing=chosen.preprocessing,
             progress=tell,
+            **detector.options(chosen),
             **options,
         )
     if as_json:
@@ -219,13 +183,6 @@ def command(
         print_json("export", report.worst.verdict, {**report.to_json(), "notices": notices})
     else:
         _print(report)
-
-
-def _selection(configured: Selection | None, options: dict[str, Any]) -> Selection:
-    """Take the options of a selection out of ``options``; what is not given is as configured."""
-    given = {one.name: options.pop(one.name) for one in fields(Selection)}
-    asked = {name: value for name, value in given.items() if value is not None}
-    return replace(configured or Selection(), **asked)
 
 
 def _program(given: str, source: Path) -> Path:

@@ -25,6 +25,7 @@ from reparam.adapters.onnx_cleaning import renamed_outputs
 from reparam.adapters.onnx_files import open_beside
 from reparam.adapters.onnx_runtime import run_all
 from reparam.detection import DECODED, NMS, RAW
+from reparam.detection.classes import check_classes
 from reparam.detection.sizes import check_size
 from reparam.errors import ExportError
 from reparam.exporter.networks import Network
@@ -47,11 +48,14 @@ def for_network(network: Network, options: Options, output: Path | None) -> tupl
     Raises:
         ExportError: a head is asked of a network that has none, or options contradict each other.
         UnsupportedModelError: the network takes no image of that size.
+        ConfigurationError: it has another number of classes.
     """
     check_size(options.input_size or network.default_size, network.multiple)
     if network.maps is None:
         _refuse_head(network, options)
         return network, options
+    if options.classes is not None:
+        check_classes(options.classes, network.maps.classes)
     head = options.head or (RAW if output is None else NMS)
     if options.compat is not None and head != NMS:
         raise ExportError(

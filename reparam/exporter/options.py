@@ -10,6 +10,7 @@ from reparam.adapters.converter import check_opset
 from reparam.adapters.head_model import PADDLEDETECTION
 from reparam.adapters.onnx_axes import AXES, BATCH, HEIGHT, WIDTH
 from reparam.detection import HEADS, Preprocessing, Selection
+from reparam.detection.classes import Classes
 from reparam.errors import ExportError, OutputError
 from reparam.files import check_output
 from reparam.graph.normalizing import Normalization
@@ -44,7 +45,7 @@ class Options:
             written.
         compat: "paddledetection" for the inputs and outputs of its models.
         selection: which boxes of a detector are detections.
-        classes: names of a detector's classes, told in the contract of the file.
+        classes: that a detector must have; their names are told in the contract of the file.
         preprocessing: what is done to an image in front of a detector; None takes what its
             kind is usually trained with.
         force: replace files that are there.
@@ -65,7 +66,7 @@ class Options:
     head: str | None = None
     compat: str | None = None
     selection: Selection = field(default_factory=Selection)
-    classes: Sequence[str] | None = None
+    classes: Classes | None = None
     preprocessing: Preprocessing | None = None
     force: bool = False
     timeout: float = 600
