@@ -71,11 +71,15 @@ class GraphWriter:
         axis = self.constant("axis_0", 0)
         return self.node("CumSum", [ones, axis], output, exclusive=1)
 
-    def model(self, name: str, inputs: Sequence[Any], outputs: Sequence[Any], opset: int) -> Any:
-        """Return the ``onnx.ModelProto``; inputs and outputs are value infos."""
+    def model(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], inner: Sequence[Any], opset: int
+    ) -> Any:
+        """Return the ``onnx.ModelProto``; inputs, outputs and inner values are value infos."""
         helper, to_tensor = self._onnx.helper, self._onnx.numpy_helper.from_array
         tensors = [to_tensor(array, key) for key, array in self.constants.items()]
-        graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), tensors)
+        graph = helper.make_graph(
+            self.nodes, "head", list(inputs), list(outputs), tensors, value_info=list(inner)
+        )
         opsets = [helper.make_opsetid("", opset)]
         version = helper.find_min_ir_version_for(opsets)
         return helper.make_model(graph, opset_imports=opsets, ir_version=version)
