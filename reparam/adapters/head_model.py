@@ -149,7 +149,9 @@ def _decode(writer: GraphWriter, plan: HeadPlan) -> tuple[str, str]:
     """Write the nodes from the maps to boxes and scores, and return the names of these."""
     final = plan.head == DECODED
     boxes, scores = ("boxes", "scores") if final else (INNER_BOXES, INNER_SCORES)
-    classes = [_flat(writer, plan, f"cls_{s}", (0, plan.maps.classes, -1)) for s in plan.maps.strides]
+    classes = [
+        _flat(writer, plan, f"cls_{s}", (0, plan.maps.classes, -1)) for s in plan.maps.strides
+    ]
     logits = writer.node("Concat", classes, "logits", axis=2)
     writer.node("Sigmoid", [logits], scores)
     distances = _distances(writer, plan)

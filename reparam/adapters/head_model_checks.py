@@ -84,10 +84,34 @@ def _check_run(session: Any, plan: HeadPlan, arrays: Sequence[Array], what: str)
     if plan.layout == PADDLEDETECTION:
         feeds["scale_factor"] = scales
     outputs = run_all(session, feeds)
-    boxes, scores = outputs[-2:]
+    check_answer(plan, arrays, outputs, outputs[-2:], scales, what)
+
+
+def check_answer(
+    plan: HeadPlan,
+    arrays: Sequence[Array],
+    outputs: Sequence[Array],
+    decoded: Sequence[Array],
+    scales: Array | None,
+    what: str,
+) -> None:
+    """Refuse what a head answered to some maps if it is not what they mean.
+
+    Args:
+        plan: of the head.
+        arrays: the maps.
+        outputs: of the head, in order; more may follow.
+        decoded: boxes (N, A, 4) and scores (N, C, A) inside it.
+        scales: (N, 2), y and x, where its layout is that of PaddleDetection.
+        what: was decoded, in words.
+
+    Raises:
+        NotEquivalentError: the answer is wrong.
+    """
+    boxes, scores = decoded
     wrong = _wrong_decoding(plan, arrays, boxes, scores)
     if not wrong and plan.head != DECODED:
-        if plan.layout == PADDLEDETECTION:
+        if plan.layout == PADDLEDETECTION and scales is not None:
             wrong = _wrong_table(outputs[0], outputs[1], plan, boxes, scores, scales)
         else:
             wrong = _wrong_selection(plan, boxes, scores, Detections(*outputs[:4]))
@@ -119,9 +143,7 @@ def _wrong_decoding(
     return None
 
 
-def _wrong_selection(
-    plan: HeadPlan, boxes: Array, scores: Array, found: Detections
-) -> str | None:
+def _wrong_selection(plan: HeadPlan, boxes: Array, scores: Array, found: Detections) -> str | None:
     for name, array in (("classes", found.classes), ("count", found.count)):
         if array.dtype != np.int64:
             return f"{name} are {array.dtype}; needed int64"
