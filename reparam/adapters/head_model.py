@@ -9,7 +9,7 @@ that makes the maps (``head_model_joining``). All of it computes in float32, wha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class HeadPlan:
 
     maps: Maps
     head: str = NMS
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
     layout: str = OWN
     sizes: tuple[tuple[int, int], ...] | None = None
     batch: int | None = None
@@ -149,7 +149,9 @@ def _decode(writer: GraphWriter, plan: HeadPlan) -> tuple[str, str]:
     """Write the nodes from the maps to boxes and scores, and return the names of these."""
     final = plan.head == DECODED
     boxes, scores = ("boxes", "scores") if final else (INNER_BOXES, INNER_SCORES)
-    classes = [_flat(writer, plan, f"cls_{s}", (0, plan.maps.classes, -1)) for s in plan.maps.strides]
+    classes = [
+        _flat(writer, plan, f"cls_{s}", (0, plan.maps.classes, -1)) for s in plan.maps.strides
+    ]
     logits = writer.node("Concat", classes, "logits", axis=2)
     writer.node("Sigmoid", [logits], scores)
     distances = _distances(writer, plan)

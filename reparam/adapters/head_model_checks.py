@@ -119,9 +119,7 @@ def _wrong_decoding(
     return None
 
 
-def _wrong_selection(
-    plan: HeadPlan, boxes: Array, scores: Array, found: Detections
-) -> str | None:
+def _wrong_selection(plan: HeadPlan, boxes: Array, scores: Array, found: Detections) -> str | None:
     for name, array in (("classes", found.classes), ("count", found.count)):
         if array.dtype != np.int64:
             return f"{name} are {array.dtype}; needed int64"

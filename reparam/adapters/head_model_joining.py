@@ -82,7 +82,9 @@ def with_inner_outputs(model: Any, names: Sequence[str]) -> Any:
 
 
 def _require_fit(network: Any, head: Any) -> None:
-    opsets = [{o.domain: o.version for o in model.opset_import}.get("") for model in (network, head)]
+    opsets = [
+        {o.domain: o.version for o in model.opset_import}.get("") for model in (network, head)
+    ]
     if opsets[0] != opsets[1]:
         raise ExportError(
             "the head cannot be joined to the network", found=f"opsets {opsets[0]} and {opsets[1]}"

@@ -23,9 +23,7 @@ class GraphWriter:
         self.constants: dict[str, Array] = {}
         self._onnx = import_onnx()
 
-    def node(
-        self, operator: str, inputs: Sequence[str], output: str, **attributes: Any
-    ) -> str:
+    def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Add a node with one output, and return its name."""
         self.outputs(operator, inputs, [output], **attributes)
         return output

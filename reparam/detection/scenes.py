@@ -159,7 +159,10 @@ def _pair(canvas: _Canvas, level: int, overlap: float) -> None:
     if half <= 0 or columns < 1 or not low <= half - abs(rest) <= half + abs(rest) <= high:
         return
     start = canvas.first(level) + (height // 2) * width
-    for cell, left, right, score in ((0, half, half, 4.0), (columns, half + rest, half - rest, 3.0)):
+    for cell, left, right, score in (
+        (0, half, half, 4.0),
+        (columns, half + rest, half - rest, 3.0),
+    ):
         canvas.logits[:, start + cell] = _limit(canvas.selection) + _BACKGROUND
         canvas.logits[0, start + cell] = _limit(canvas.selection) + score
         for side, distance in enumerate((left, half, right, half)):
