@@ -21,7 +21,7 @@ from ppdet.modeling.layers import MultiClassNMS
 STRIDES, SIZES = (32, 16, 8), ((2, 3), (4, 6), (8, 12))
 CLASSES, REG_MAX = 4, 8
 SETTINGS = {
-    "all": {"score_threshold": 0.2, "nms_threshold": 0.5, "nms_top_k": 1000, "keep_top_k": 100},
+    "all": {"score_threshold": 0.2, "nms_threshold": 0.5, "nms_top_k": 1000, "keep_top_k": 500},
     "best": {"score_threshold": 0.2, "nms_threshold": 0.5, "nms_top_k": 1000, "keep_top_k": 12},
     "candidates": {"score_threshold": 0.2, "nms_threshold": 0.5, "nms_top_k": 7, "keep_top_k": 20},
     "none": {"score_threshold": 0.999, "nms_threshold": 0.5, "nms_top_k": 1000, "keep_top_k": 20},
