@@ -39,11 +39,12 @@ class Described:
     Attributes:
         architecture: as recognised, or whatever names the network.
         source_sha256: of the checkpoint.
+        size: (H, W) of the image; where an axis is open, only a size that it was checked with.
         inputs: the image first.
         outputs: in order.
-        size: (H, W) of the image; where an axis is open, only a size that it was checked with.
         normalization: what the file does to raw pixels; None if it takes normalised ones.
-        preprocessing: what is done to an image in front of the network, raw pixels or not.
+        preprocessing: what is done to an image in front of a detector, raw pixels or not.
+        usual: what is done to raw pixels in front of another network, where that is known.
         assumed: no checkpoint and no configuration told it: it is what such networks are usually
             trained with.
         labels: classes of a classifier.
@@ -56,11 +57,12 @@ class Described:
 
     architecture: str
     source_sha256: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
     size: tuple[int, int]
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
     normalization: Normalization | None = None
     preprocessing: Preprocessing | None = None
+    usual: Normalization | None = None
     assumed: bool = True
     labels: int | None = None
     maps: Maps | None = None
@@ -68,6 +70,24 @@ class Described:
     layout: str = OWN
     selection: Selection | None = None
     classes: Sequence[str] | None = None
+
+    @property
+    def has_infer_cfg(self) -> bool:
+        """Whether there is enough to say in a file for PaddleDetection's programs.
+
+        Not of what is no detector, nor where it is not known how its images are normalised and
+        the file does not do it.
+        """
+        known = self.preprocessing is not None or self.normalization is not None
+        return self.maps is not None and known
+
+    @property
+    def normalised(self) -> Normalization | None:
+        """What is done to raw pixels in front of the network, in the file or not."""
+        known = self.preprocessing
+        if known is None:
+            return None if self.maps is not None else self.usual
+        return Normalization(known.mean, known.std, 1 / 255 if known.scale else 1.0)
 
 
 def contract(about: Described) -> dict[str, Any]:
@@ -98,13 +118,12 @@ def as_metadata(about: Described) -> dict[str, str]:
 def infer_cfg(about: Described) -> dict[str, Any] | None:
     """Return what PaddleDetection's programs read of a detector, and the contract in it.
 
-    None where it would say too little: the network is no detector, or it is not known how its
-    images are normalised and the file does not do it.
+    None where there is too little to say (:attr:`Described.has_infer_cfg`).
 
     Source: PaddleDetection ``ppdet/engine/export_utils.py`` and ``deploy/python/infer.py`` (keys
     and what is done with them).
     """
-    if about.maps is None or (about.preprocessing is None and about.normalization is None):
+    if about.maps is None or not about.has_infer_cfg:
         return None
     numbers = map(str, range(about.maps.classes))
     return {
@@ -164,18 +183,19 @@ def _inputs(about: Described) -> list[dict[str, Any]]:
 
 def _image(about: Described) -> dict[str, Any]:
     """Return what has to be done to an image; null stands for what is not known."""
-    inside, known = about.normalization, about.preprocessing
+    inside, known, resize = about.normalization, about.normalised, about.preprocessing
     turned = inside is not None and inside.bgr
     pixels: dict[str, Any] | None = None
     if inside is not None:
         pixels = {"raw": True, **_numbers(Normalization((0.0,), (1.0,)))}
     elif known is not None:
-        pixels = {"raw": False, **_numbers(_normalization_of(known))}
+        pixels = {"raw": False, **_numbers(known)}
+    coloured = known is not None and about.inputs[0].shape[1] == len("RGB")
     return {
-        "channels": None if known is None else "BGR" if turned else "RGB",
+        "channels": ("BGR" if turned else "RGB") if coloured else None,
         "pixels": pixels,
         "in_the_file": None if inside is None else {**_numbers(inside), "turns_channels": turned},
-        "resize": None if known is None else _resize(about, known),
+        "resize": None if resize is None else _resize(about, resize),
         "assumed": about.assumed and known is not None,
     }
 
@@ -183,10 +203,6 @@ def _image(about: Described) -> dict[str, Any]:
 def _numbers(wanted: Normalization) -> dict[str, Any]:
     numbers = {"scale": wanted.scale, "mean": list(wanted.mean), "std": list(wanted.std)}
     return {"formula": _FORMULA, **numbers}
-
-
-def _normalization_of(known: Preprocessing) -> Normalization:
-    return Normalization(known.mean, known.std, 1 / 255 if known.scale else 1.0)
 
 
 def _resize(about: Described, known: Preprocessing) -> dict[str, Any]:

@@ -21,6 +21,13 @@ from reparam.adapters.onnx_runtime import run_onnx
 from reparam.adapters.paddle_models import Array, import_paddle, state_of
 from reparam.errors import ExportError
 from reparam.exporter.checking import check_file, check_outputs, check_run
+from reparam.exporter.contract import as_metadata, infer_cfg_of
+from reparam.exporter.describing import (
+    check_described,
+    describe,
+    with_interface,
+    write_infer_cfg,
+)
 from reparam.exporter.ending import Ended, end_with_fusing
 from reparam.exporter.float16 import Narrow, in_float16
 from reparam.exporter.networks import Network
@@ -99,7 +106,8 @@ def make_onnx(
         static: its program and parameters.
         converter: is getting ready; its input is written here.
         path: of the file.
-        data: of its weights, if they do not go into it.
+        data: of its weights, if they do not go into it. The contract of a detector's file goes
+            beside both.
 
     Raises:
         ExportError: the converter failed, or what it wrote did not pass the checks.
@@ -122,10 +130,15 @@ def make_onnx(
     if small and not is_free_of_sizes(ended.proto, network.input_name):
         small, probes = False, probes_of(network, options, small=False)
     checks = Checks(network, options, probes, small, ended.made)
-    stamp(ended.proto, ("reparam", tool_version()), _metadata(network, options, fused))
+    known = describe(network, options)
+    about = with_interface(known, interface_of(ended.proto), ended.weights, options)
+    said = _metadata(network, options, fused) | as_metadata(about)
+    stamp(ended.proto, ("reparam", tool_version()), said)
     told = _write_and_check(checks, ended, path, data, static[0].parent)
-    cleaning = {"ops_before": cleaned.before, "repairs": light.repairs | cleaned.repairs}
-    return {**told, **cleaning, "fused_blocks": fused}, probes
+    check_described(about, interface_of(read_header(path)))
+    told |= {"ops_before": cleaned.before, "repairs": light.repairs | cleaned.repairs}
+    written = write_infer_cfg(about, infer_cfg_of(path))
+    return {**told, "fused_blocks": fused, "contract": written}, probes
 
 
 def _write_and_check(
