@@ -170,15 +170,19 @@ def _text(value: Any, indent: str) -> str:
 
 def _inputs(about: Described) -> list[dict[str, Any]]:
     image, *others = about.inputs
-    said = [{**asdict(image), "meaning": "images", "layout": "NCHW", **_image(about)}]
+    said = [{**_tensor(image), "meaning": "images", "layout": "NCHW", **_image(about)}]
     for tensor in others:
         said.append(
             {
-                **asdict(tensor),
+                **_tensor(tensor),
                 "meaning": "(N, 2): height and width of the input over those of the original image",
             }
         )
     return said
+
+
+def _tensor(tensor: Tensor) -> dict[str, Any]:
+    return {**asdict(tensor), "shape": list(tensor.shape)}
 
 
 def _image(about: Described) -> dict[str, Any]:
@@ -217,7 +221,7 @@ def _resize(about: Described, known: Preprocessing) -> dict[str, Any]:
 
 
 def _outputs(about: Described) -> list[dict[str, Any]]:
-    plain = [asdict(tensor) for tensor in about.outputs]
+    plain = [_tensor(tensor) for tensor in about.outputs]
     if about.maps is None:
         last = about.outputs[0].shape[-1:] if len(plain) == 1 else ()
         scores = about.labels is not None and last == (about.labels,)
