@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reparam.detection.records import DECODED, NMS, RAW, Maps, Preprocessing, Selection
-from reparam.exporter.contract_outputs import FLAT, OWN, boxes_of, meanings_of
+from reparam.adapters.head_model import OWN
+from reparam.detection import NMS, Maps, Preprocessing, Selection
+from reparam.exporter.contract_outputs import boxes_of, meanings_of
 from reparam.exporter.report import Tensor
 from reparam.graph.normalizing import Normalization
 
@@ -22,11 +23,6 @@ METADATA = "reparam.contract"
 
 SCHEMA = "reparam.contract/1"
 ENDING = ".infer_cfg.json"
-
-__all__ = [
-    "DECODED", "FLAT", "METADATA", "NMS", "OWN", "RAW", "Described", "as_metadata", "contract",
-    "infer_cfg", "infer_cfg_of", "infer_cfg_text",
-]  # fmt: skip
 
 _INTERPOLATIONS = ("nearest", "linear", "cubic", "area", "lanczos4")  # OpenCV's 0 to 4
 _FORMULA = "x = (pixel * scale - mean) / std"
@@ -50,7 +46,7 @@ class Described:
         labels: classes of a classifier.
         maps: of a detector.
         head: form of its answer, one of :data:`reparam.detection.records.HEADS`.
-        layout: of that answer, ``OWN`` or ``FLAT``.
+        layout: of that answer, ``OWN`` or ``PADDLEDETECTION``.
         selection: how its boxes become detections, in the file or behind it.
         classes: names, in order.
     """
@@ -87,7 +83,7 @@ class Described:
         known = self.preprocessing
         if known is None:
             return None if self.maps is not None else self.usual
-        return Normalization(known.mean, known.std, 1 / 255 if known.scale else 1.0)
+        return Normalization.of(known)
 
 
 def contract(about: Described) -> dict[str, Any]:

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from reparam.adapters.head_model import OWN
 from reparam.adapters.onnx_model import Interface
+from reparam.detection import Preprocessing
 from reparam.errors import ExportError
 from reparam.exporter.contract import Described, infer_cfg, infer_cfg_text
 from reparam.exporter.networks import Network
-from reparam.exporter.options import FLOAT16, FLOAT32, Options
+from reparam.exporter.options import Options
 from reparam.exporter.raw_pixels import preset_of
 from reparam.exporter.report import Tensor
 from reparam.graph.normalizing import PRESETS
-
-_OF_CLASSIFIERS = "imagenet"
 
 
 def describe(network: Network, options: Options) -> Described:
@@ -24,37 +24,51 @@ def describe(network: Network, options: Options) -> Described:
         preset = preset_of(network)
     except ExportError:
         preset = ""  # not known, and that is what the contract says
-    used = network.settings
-    classifies = preset == _OF_CLASSIFIERS
-    return Described(
+    about = Described(
         architecture=network.name,
         source_sha256=network.source_sha256,
         size=options.input_size or network.default_size,
         normalization=options.normalization,
         usual=PRESETS.get(preset),
-        labels=(used.get("class_num") or used.get("num_classes")) if classifies else None,
+    )
+    if network.maps is not None:
+        return _of_detector(about, network, options)
+    used = network.settings
+    number = (used.get("class_num") or used.get("num_classes")) if preset else None
+    return replace(about, labels=number)
+
+
+def _of_detector(about: Described, network: Network, options: Options) -> Described:
+    known, usual = options.preprocessing, about.usual
+    if known is None and usual is not None:
+        known = Preprocessing(_of_channels(usual.mean), _of_channels(usual.std))
+    return replace(
+        about,
+        preprocessing=known,
+        assumed=options.preprocessing is None,
+        maps=network.maps,
+        head=options.head,
+        layout=options.compat or OWN,
+        selection=options.selection,
+        classes=None if options.classes is None else options.classes.names,
     )
 
 
-def with_interface(
-    about: Described, interface: Interface, weights: Iterable[str], options: Options
-) -> Described:
+def _of_channels(numbers: tuple[float, ...]) -> tuple[float, ...]:
+    return numbers * 3 if len(numbers) == 1 else numbers
+
+
+def with_interface(about: Described, interface: Interface, weights: Iterable[str]) -> Described:
     """Return the same with the inputs and outputs of the file.
 
     Args:
-        interface: of the model in float32, before it was rounded.
-        weights: names of its inputs that are weights.
-        options: what becomes of its inputs and outputs.
+        interface: of its graph.
+        weights: names of inputs that are weights.
     """
     heavy = set(weights)
-    narrow = options.precision == FLOAT16 and not options.keep_io
-
-    def tensor(known: Tensor) -> Tensor:
-        return replace(known, dtype=FLOAT16) if narrow and known.dtype == FLOAT32 else known
-
-    images = [Tensor.of(value) for value in interface.inputs if value.name not in heavy]
+    inputs = [Tensor.of(value) for value in interface.inputs if value.name not in heavy]
     outputs = [Tensor.of(value) for value in interface.outputs]
-    return replace(about, inputs=tuple(map(tensor, images)), outputs=tuple(map(tensor, outputs)))
+    return replace(about, inputs=tuple(inputs), outputs=tuple(outputs))
 
 
 def check_described(about: Described, interface: Interface) -> None:

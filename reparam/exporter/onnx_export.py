@@ -16,17 +16,30 @@ from reparam.adapters.light_program import lighten
 from reparam.adapters.onnx_axes import AXES, is_free_of_sizes, with_open_axes
 from reparam.adapters.onnx_cleaning import clean_model
 from reparam.adapters.onnx_files import LIMIT, open_beside, read_header, write_model
-from reparam.adapters.onnx_model import import_onnx, interface_of, op_counts, stamp
+from reparam.adapters.onnx_model import (
+    add_metadata,
+    import_onnx,
+    interface_of,
+    op_counts,
+    stamp,
+)
 from reparam.adapters.onnx_runtime import run_onnx
 from reparam.adapters.paddle_models import Array, import_paddle, state_of
 from reparam.errors import ExportError
 from reparam.exporter.checking import check_file, check_outputs, check_run
-from reparam.exporter.contract import as_metadata, infer_cfg_of
+from reparam.exporter.contract import Described, as_metadata, infer_cfg_of
 from reparam.exporter.describing import (
     check_described,
     describe,
     with_interface,
     write_infer_cfg,
+)
+from reparam.exporter.detectors import (
+    check_joined,
+    cut_at_maps,
+    head_metadata,
+    map_names,
+    with_head,
 )
 from reparam.exporter.ending import Ended, end_with_fusing
 from reparam.exporter.float16 import Narrow, in_float16
@@ -69,25 +82,41 @@ class Checks:
             NotEquivalentError: it is another function.
         """
         header, exported = read_header(path), self.network.exported
+        maps = self._maps_inside(header)
         if weights is None:
             weights = ChainMap(dict(self.made), state_of(exported))  # type: ignore[arg-type]
         session = check_file(path, header, exported, weights, self.network.counted, self.made)
         interface = interface_of(header)
         dtype = np.dtype(interface.inputs[0].dtype)
-        run = open_beside(with_open_axes(header, AXES), path) if self.small else session
+        run, names = session, [value.name for value in interface.outputs]
+        graph = cut_at_maps(header, maps) if maps else header
+        if self.small or maps:
+            run = open_beside(with_open_axes(graph, AXES) if self.small else graph, path)
         worst = check_outputs(
             lambda images: run_onnx(run, images.astype(dtype)),
-            [value.name for value in interface.outputs],
+            maps or names,
             self.probes,
             any_batch=0 in self.options.open_axes,
         )
-        if self.small:
-            size = self.options.input_size or self.network.default_size
-            shape = (self.options.batch or 1, self.network.channels, *size)
+        size = self.options.input_size or self.network.default_size
+        shape = (self.options.batch or 1, self.network.channels, *size)
+        if maps:
+            image = images_for(self.options, shape).astype(dtype)
+            check_joined(path, header, self.network, self.options, image)
+        elif self.small:
             image = images_for(self.options, shape)
             declared = [Tensor.of(value) for value in interface.outputs]
             check_run(run_onnx(session, image.astype(dtype)), declared)
         return worst, header
+
+    def _maps_inside(self, header: Any) -> list[str]:
+        """Return the names of the maps that a head in the file stands on; none if it ends there."""
+        if self.network.maps is None:
+            return []
+        made = {output for node in header.graph.node for output in node.output}
+        ends = {value.name for value in header.graph.output}
+        names = list(self.network.maps.names)
+        return names if made >= set(names) and not ends >= set(names) else []
 
 
 def make_onnx(
@@ -120,7 +149,7 @@ def make_onnx(
     probes = probes_of(network, options, small)  # while the converter works
     raw = converter.result(options.timeout)
     options.tell("checking the file against the network")
-    cleaned = clean_model(raw, axes=options.open_axes, outputs=options.output_names)
+    cleaned = clean_model(raw, axes=options.open_axes, outputs=map_names(network, options))
     _need_one_image(cleaned.proto, network.input_name, heavy)
     fused = _fused_blocks(network, cleaned.proto, heavy)
     weights = state_of(network.exported).only(sorted(heavy))
@@ -130,15 +159,10 @@ def make_onnx(
     if small and not is_free_of_sizes(ended.proto, network.input_name):
         small, probes = False, probes_of(network, options, small=False)
     checks = Checks(network, options, probes, small, ended.made)
-    known = describe(network, options)
-    about = with_interface(known, interface_of(ended.proto), ended.weights, options)
-    said = _metadata(network, options, fused) | as_metadata(about)
-    stamp(ended.proto, ("reparam", tool_version()), said)
+    stamp(ended.proto, ("reparam", tool_version()), _metadata(network, options, fused))
     told = _write_and_check(checks, ended, path, data, static[0].parent)
-    check_described(about, interface_of(read_header(path)))
-    told |= {"ops_before": cleaned.before, "repairs": light.repairs | cleaned.repairs}
-    written = write_infer_cfg(about, infer_cfg_of(path))
-    return {**told, "fused_blocks": fused, "contract": written}, probes
+    cleaning = {"ops_before": cleaned.before, "repairs": light.repairs | cleaned.repairs}
+    return {**told, **cleaning, "fused_blocks": fused}, probes
 
 
 def _write_and_check(
@@ -155,15 +179,19 @@ def _write_and_check(
         narrow = in_float16(proto, weights, checks.network, checks.probes, file,
                             checks.options.keep_io, ended.made)  # fmt: skip
         outside = checks.options.external_data or _bytes_of(narrow.proto, narrow.weights) > LIMIT
-        write_model(narrow.proto, narrow.weights, path, data if outside else None)
+        whole, about = _finished(narrow.proto, narrow.weights, checks)
+        write_model(whole, narrow.weights, path, data if outside else None)
         worst, header = checks.passed(path, narrow.values)
         told = {"precision": FLOAT16, "float16": _float16(narrow, before)}
     else:
-        write_model(proto, weights, path, data if outside else None)
+        whole, about = _finished(proto, weights, checks)
+        write_model(whole, weights, path, data if outside else None)
         worst, header = checks.passed(path)
     interface = interface_of(header)
+    check_described(about, interface)
     return {
         **told,
+        "contract": write_infer_cfg(about, infer_cfg_of(path)),
         "file_bytes": path.stat().st_size,
         "data_bytes": data.stat().st_size if outside else 0,
         "input": Tensor.of(interface.inputs[0]),
@@ -177,6 +205,15 @@ def _write_and_check(
         "notices": ended.notices,
         "worst": worst,
     }
+
+
+def _finished(proto: Any, weights: Mapping[str, Array], checks: Checks) -> tuple[Any, Described]:
+    """Return a graph with its head and with its contract, and that contract."""
+    whole = with_head(proto, checks.network, checks.options)
+    known = describe(checks.network, checks.options)
+    about = with_interface(known, interface_of(whole), weights)
+    add_metadata(whole, as_metadata(about))
+    return whole, about
 
 
 def _float16(narrow: Narrow, before: Difference) -> Float16:
@@ -226,6 +263,7 @@ def _metadata(network: Network, options: Options, fused: int) -> dict[str, str]:
         "reparam.made_with.paddle2onnx": version("paddle2onnx"),
         "reparam.made_with.onnx": str(import_onnx().__version__),
     }
+    said |= head_metadata(network, options)
     if network.epsilon is not None:
         said["reparam.epsilon"] = repr(network.epsilon)
     if options.normalization is not None:

@@ -28,6 +28,8 @@ from reparam.graph.constants import Constants
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from reparam.detection.records import Preprocessing
+
 METADATA = "reparam.normalize"
 """Where a model says that its file takes raw pixels."""
 
@@ -64,6 +66,11 @@ class Normalization:
                 "a normalisation needs standard deviations and a scale above zero",
                 found=f"std {self.std}, scale {self.scale:g}",
             )
+
+    @classmethod
+    def of(cls, known: Preprocessing) -> Normalization:
+        """Return what a detector's preprocessing does to pixels."""
+        return cls(tuple(known.mean), tuple(known.std), 1 / 255 if known.scale else 1.0)
 
     @classmethod
     def parse(cls, text: str) -> Normalization:

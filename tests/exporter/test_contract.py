@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reparam.adapters.head_model import PADDLEDETECTION
 from reparam.detection.records import DECODED, HEADS, NMS, RAW, Maps, Preprocessing, Selection
 from reparam.exporter import Tensor
 from reparam.exporter.contract import (
@@ -23,7 +24,7 @@ from reparam.exporter.contract import (
     infer_cfg_of,
     infer_cfg_text,
 )
-from reparam.exporter.contract_outputs import FLAT, meanings_of
+from reparam.exporter.contract_outputs import meanings_of
 from reparam.graph.normalizing import PRESETS, Normalization
 
 MAPS = Maps((32, 16, 8), 3, tuple(map(float, range(5))))
@@ -186,7 +187,7 @@ def test_every_output_has_its_meaning(head: str) -> None:
 def test_the_layout_of_paddledetection() -> None:
     image = Tensor("image", ("batch", 3, "height", 96), "float32")
     about = detector(
-        layout=FLAT,
+        layout=PADDLEDETECTION,
         inputs=(image, Tensor("scale_factor", ("batch", 2), "float32")),
         outputs=(Tensor("a", ("M", 6), "float32"), Tensor("b", ("batch",), "int32")),
     )
