@@ -17,6 +17,11 @@ from reparam.exporter.raw_pixels import preset_of
 from reparam.exporter.report import Tensor
 from reparam.graph.normalizing import PRESETS
 
+NOT_KNOWN = (
+    "no {} is written: it is not known how the images of this detector are normalised. "
+    "--fold-normalize ppyoloe (or ppyoloe+) says it, or the training configuration (-c)"
+)
+
 
 def describe(network: Network, options: Options) -> Described:
     """Return what is known of a file before it is made; its inputs and outputs are not."""
