@@ -226,6 +226,8 @@ def _files(report: ExportReport) -> Iterator[tuple[str, str]]:
         yield "wrote", f"{report.output} ({report.file_bytes:,} bytes)"
     if report.data is not None:
         yield "wrote", f"{report.data} ({report.data_bytes:,} bytes), which belongs to it"
+    if report.contract is not None:
+        yield "wrote", f"{report.contract}, how to feed it and what its outputs mean"
     if report.paddle is not None:
         files = f"{report.paddle.program} and {report.paddle.parameters}"
         yield "wrote", f"{files} ({report.paddle.file_bytes:,} bytes)"

@@ -129,7 +129,8 @@ def test_small_probes_are_raw_pixels_too(
 
 @needs_converter
 @pytest.mark.parametrize("spec", ["imagenet", "ppyoloe+"])
-def test_float16(spec: str, network: Network, tmp_path: Path) -> None:
+def test_float16(spec: str, small: Network, tmp_path: Path) -> None:
+    network = small
     report = made(network, tmp_path, spec, precision="float16")
     assert report.worst.verdict == report.float16.float32.verdict == "equal"
     if spec == "imagenet":  # what the Sub of the mean makes of a white pixel
@@ -155,9 +156,7 @@ def test_the_form_of_the_checkpoint_keeps_it_as_nodes(
 
 WRONG: dict[str, Callable[[Normalization], Normalization]] = {
     "mean forgotten": lambda n: replace(n, mean=(0.0,) * 3),
-    "mean not scaled": lambda n: replace(n, mean=tuple(v / 255 for v in n.mean)),
     "std squared": lambda n: replace(n, std=tuple(v * v for v in n.std)),
-    "std forgotten": lambda n: replace(n, std=(1.0,) * 3),
     "channels turned": lambda n: replace(n, bgr=not n.bgr),
     "only the factors turned": lambda n: replace(n, std=n.std[::-1]),
     "scale left out": lambda n: replace(n, scale=1.0),
