@@ -37,7 +37,8 @@ class Inspection:
     ``layout`` says where in the file the weights stand, and names are without its prefix.
     ``parameters`` counts learned values, without the running statistics. ``not_finite`` names
     arrays with NaN or infinity, ``untrained`` BatchNorms whose statistics are those of a network
-    that never saw data. ``detector`` is one that is known by name alone. ``settings`` were told by the checkpoint, ``assumed`` were not.
+    that never saw data. ``detector`` is one that is known by name alone. ``settings`` were told by
+    the checkpoint, ``assumed`` were not.
     """
 
     path: str

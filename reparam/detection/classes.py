@@ -10,7 +10,7 @@ from typing import Any
 from reparam.errors import ConfigurationError
 
 # Of the detection task of COCO 2017, in the order of their ids (Lin et al. 2014, arXiv 1405.0312).
-COCO_NAMES = tuple(
+_COCO = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,"
     "stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,"
     "backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,"
@@ -18,8 +18,9 @@ COCO_NAMES = tuple(
     "banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
     "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,"
     "oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,"
-    "toothbrush".split(",")
+    "toothbrush"
 )
+COCO_NAMES = tuple(_COCO.split(","))
 
 _MOST_CLASSES = 100_000
 _LARGEST_LIST = 1 << 24  # bytes
