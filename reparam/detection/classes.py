@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,9 @@ def _of_annotations(path: Path) -> tuple[str, ...]:
                 f"a category that is {str(category)[:80]}; needed: a whole number as 'id', and a "
                 "'name'",
             )
-    ids = [category["id"] for category in categories]
-    twice = sorted({one for one in ids if ids.count(one) > 1}) if len(set(ids)) < len(ids) else []
-    if twice:
-        raise _refusal(str(path), f"several categories with the id {twice[0]}")
+    (number, times), *_ = Counter(category["id"] for category in categories).most_common(1)
+    if times > 1:
+        raise _refusal(str(path), f"{times} categories with the id {number}")
     return tuple(category["name"].strip() for category in categories)
 
 
