@@ -36,7 +36,7 @@ def _random(key: str, shape: tuple[int, ...], norms: set[str], rng: Any) -> np.n
     if leaf == "_variance":
         return rng.uniform(0.3, 2.5, shape)
     if leaf == "alpha":
-        return rng.uniform(0.3, 0.8, shape) * rng.choice([-1.0, 1.0], shape)
+        return rng.uniform(0.3, 0.8, shape)  # the peer leaves out one of 0 or less
     if prefix in norms and leaf == "weight":
         return rng.uniform(0.5, 1.5, shape) * rng.choice([-1.0, 1.0], shape)
     if len(shape) > 1:
