@@ -21,7 +21,7 @@ _EVERYWHERE = frozenset(
     {"Add", "BatchNormalization", "Cast", "Concat", "Conv", "GlobalAveragePool"}
 )
 _EVERYWHERE |= {"Gemm", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MatMul", "Mul"}
-_EVERYWHERE |= {"ReduceMean", "Relu", "Reshape", "Sigmoid"}
+_EVERYWHERE |= {"ReduceMean", "Relu", "Reshape", "Sigmoid", "Sub"}
 _HEAVY = 4096  # bytes; an initializer above it holds weights, which no shape depends on
 
 

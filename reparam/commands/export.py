@@ -41,6 +41,7 @@ Example:
   reparam export ckpt.pdparams --onnx
   reparam export ckpt.pdparams --onnx model.onnx --input-size 480x640 --batch 1
   reparam export ckpt.pdparams --onnx --dynamic batch,height,width --precision float16
+  reparam export ckpt.pdparams --onnx --fold-normalize
   reparam export ckpt.pdparams --paddle deploy.json"""
 )
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
@@ -104,6 +105,15 @@ Example:
     help="With float16: keep inputs and outputs float32 (the default), or make them float16 too.",
 )
 @click.option(
+    "--fold-normalize",
+    is_flag=False,
+    flag_value="",
+    metavar="[VALUE]",
+    help="Make the ONNX file take raw pixels. MEAN,STD or one of each for every channel, 1/255 to "
+    "scale first, bgr to turn the channels; or a preset: imagenet, ppyoloe, ppyoloe+ ... Without "
+    "VALUE, what networks such as the recognised one are trained with.",
+)
+@click.option(
     "--external-data",
     is_flag=True,
     help="Put the weights into x.onnx.data beside x.onnx. Done anyway from 2 GB on.",
@@ -141,6 +151,9 @@ def command(
         checkpoint, onnx = Path(onnx), ""  # `export --onnx ckpt.pdparams`
     if paddle and checkpoint is None and is_checkpoint(Path(paddle)):
         checkpoint, paddle = Path(paddle), ""
+    folded = options["fold_normalize"]
+    if folded and checkpoint is None and is_checkpoint(Path(folded)):
+        checkpoint, options["fold_normalize"] = Path(folded), ""
     source = the_checkpoint(checkpoint)
     if onnx is None and paddle is None:
         onnx = ""

@@ -76,11 +76,14 @@ class Choice:
             if self.model is not None:
                 check_name(self.model, shapes)
             if configuration is not None:
-                check_configuration(configuration, shapes)
+                configuration = check_configuration(configuration, shapes)
         settings = dict(self.given)
         if configuration is None:
             return Chosen(settings, None, None, tuple(notices))
         notices += self._contradictions(configuration)
+        for remark in configuration.remarks:
+            click.echo(f"note: {remark}", err=True)
+        notices += configuration.remarks
         settings = {**configuration.settings, **settings}
         return Chosen(settings, None, configuration.input_size, tuple(notices))
 

@@ -15,20 +15,33 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _PREFIX = "backbone."  # where detectors keep it
 _CLASSES = re.compile(r"(?:^|\.)pred_cls\.\d+\.weight$")  # of the head of PP-YOLOE
-_LAYERS, _CHANNELS = [3, 6, 6, 3], [64, 128, 256, 512, 1024]  # before the multipliers
+_DETECTOR = "ppyoloe"
+# Before the multipliers.
+_LAYERS, _CHANNELS = [3, 6, 6, 3], [64, 128, 256, 512, 1024]
+_NECK_CHANNELS, _NECK_BLOCKS = [768, 384, 192], 3
 
 
-def check_configuration(configuration: Configuration, shapes: Shapes) -> None:
+def check_configuration(configuration: Configuration, shapes: Shapes) -> Configuration:
     """Refuse a configuration that contradicts what a checkpoint tells of its network.
 
     Args:
         shapes: of the arrays of the checkpoint; a detector's have its backbone under ``backbone.``.
 
+    Returns:
+        The part of the configuration that the checkpoint is of: of a detector's, all or the
+        backbone.
+
     Raises:
-        ConfigurationError: names what both say, or that the checkpoint is of no such network.
+        ConfigurationError: names what both say, or that the checkpoint is of no such network; or
+            the checkpoint is of a detector, and what is said of that is not understood.
     """
     found = _recognised(shapes)
     what = f"the configuration '{configuration.path}' is not that of the checkpoint"
+    detector = found is not None and _is_of(found.name, _DETECTOR)
+    if detector and configuration.refusal is not None:
+        raise configuration.refusal
+    if not detector and configuration.backbone is not None:
+        configuration = configuration.backbone
     if found is None or not _is_of(found.name, configuration.network):
         name = "no network that reparam knows" if found is None else f"a {found.name}"
         raise ConfigurationError(
@@ -40,7 +53,7 @@ def check_configuration(configuration: Configuration, shapes: Shapes) -> None:
         for key, value in configuration.told.items()
         if key in told and told[key] != value
     ]
-    if configuration.classes is not None:
+    if configuration.classes is not None and not detector:  # it would be said twice
         classes = {shape[0] for key, shape in shapes.items() if _CLASSES.search(key)}
         if classes - {configuration.classes}:
             counts = ", ".join(map(str, sorted(classes)))
@@ -53,6 +66,7 @@ def check_configuration(configuration: Configuration, shapes: Shapes) -> None:
             what, found="; ".join(wrong),
             why="with settings of another network the weights would mean something else",
         )  # fmt: skip
+    return configuration
 
 
 def check_name(name: str, shapes: Shapes) -> None:
@@ -98,12 +112,16 @@ def check_name(name: str, shapes: Shapes) -> None:
 def told_by(found: Any) -> dict[str, Any]:
     """Return the settings that a checkpoint tells, lists with their multipliers applied."""
     told = dict(found.settings)
-    if found.name.startswith("cspresnet"):
+    if found.name.startswith(("cspresnet", _DETECTOR)):
         width, depth = told.pop("width_mult", 1.0), told.pop("depth_mult", 1.0)
         layers, channels = told.pop("layers", _LAYERS), told.pop("channels", _CHANNELS)
         told["layers"] = [max(round(n * depth), 1) for n in layers]
         told["channels"] = [max(round(n * width), 1) for n in channels]
         told.pop("return_idx", None)  # chosen to fit, not told
+        if found.name.startswith(_DETECTOR):
+            neck = told.pop("neck_channels", _NECK_CHANNELS)
+            told["neck_channels"] = [max(round(n * width), 1) for n in neck]
+            told["neck_blocks"] = max(round(told.pop("neck_blocks", _NECK_BLOCKS) * depth), 1)
     return told
 
 
@@ -119,5 +137,5 @@ def _recognised(shapes: Shapes) -> Any:
 
 def _is_of(found: str, wanted: str) -> bool:
     """Whether ``found`` is ``wanted``, or a variant of the family that it is the name of."""
-    family = wanted in ("cspresnet", "repvgg")
+    family = wanted in ("cspresnet", "repvgg", _DETECTOR)
     return found == wanted or (family and found.startswith(f"{wanted}_"))

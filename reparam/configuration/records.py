@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reparam.detection import Preprocessing, Selection
+from reparam.errors import ConfigurationError
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -21,6 +24,12 @@ class Configuration:
         settings: settings that no checkpoint tells.
         classes: of the detector, if said.
         input_size: (H, W) that it is tested with, if said.
+        backbone: of a detector, the network that a checkpoint of its backbone alone is of.
+        refusal: why the detector around this backbone is not understood.
+        selection: how the boxes of a detector become detections, if said.
+        preprocessing: of the images that a detector is tested with, if said.
+        fold_normalize: the exported file is meant to take raw pixels (``fuse_normalize``).
+        remarks: what is said but not understood, and left out, in sentences.
     """
 
     path: Path
@@ -30,6 +39,12 @@ class Configuration:
     settings: Mapping[str, Any]
     classes: int | None = None
     input_size: tuple[int, int] | None = None
+    backbone: Configuration | None = None
+    refusal: ConfigurationError | None = field(default=None, compare=False)
+    selection: Selection | None = None
+    preprocessing: Preprocessing | None = None
+    fold_normalize: bool = False
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,8 @@ from reparam.adapters.foreign_running import jittered
 from reparam.architectures import recognise
 from reparam.checkpoint import fuse_arrays
 from reparam.conv.bounds import UNIT_ROUNDOFF
-from reparam.equivalence.probes import Probing, network_probes
+from reparam.detection.sizes import check_size, rounded_up
+from reparam.equivalence.probes import DEFAULT_SIZES, Probing, network_probes
 from reparam.equivalence.records import (
     DIFFERENT,
     EQUAL,
@@ -88,20 +89,36 @@ class Original:
             paddle_models.load_arrays(self.wide, exact)
         recognised = recognise({key: array.shape for key, array in arrays.items()})
         self.channels = int(recognised.settings.get("in_channels", 3)) if recognised else 3
+        self.multiple: int = getattr(self.layer, "size_multiple", 1)
 
 
 def compare_layers(original: Original, candidate: Arrays, probing: Probing) -> Stage:
     """Run the checkpoint ``candidate`` in Paddle, float32, against ``original``."""
     layer = layer_of(paddle_models.as_float32(candidate), probing.overrides)
-    inputs = network_probes(original.channels, probing.sizes, probing.own_input)
+    sizes = _sizes(original, probing)
+    inputs = network_probes(original.channels, sizes, probing.own_input)
     return compare_run("network", original, lambda x: paddle_models.run_layer(layer, x), inputs)
+
+
+def _sizes(original: Any, probing: Probing) -> Sequence[tuple[int, int]]:
+    """Return the sizes to probe, those that nobody asked for made such as the network takes.
+
+    Raises:
+        UnsupportedModelError: a size that was asked for is not one of them.
+    """
+    multiple = getattr(original, "multiple", 1)
+    if probing.sizes is DEFAULT_SIZES:
+        return [rounded_up(size, multiple) for size in probing.sizes]
+    for size in probing.sizes:
+        check_size(size, multiple)
+    return probing.sizes
 
 
 def compare_onnx(original: Truth, path: Path, probing: Probing) -> Stage:
     """Run the ONNX file at ``path`` in onnxruntime, on the CPU, against ``original``."""
     session = onnx_runtime.open_session(path)
     fixed = onnx_runtime.fixed_size(session)
-    sizes = (fixed,) if fixed else probing.sizes
+    sizes = (fixed,) if fixed else _sizes(original, probing)
     inputs = network_probes(original.channels, sizes, probing.own_input)
     batch = session.get_inputs()[0].shape[0]
     copies = batch if isinstance(batch, int) else 1  # a fixed batch is filled with one image

@@ -18,6 +18,7 @@ from reparam.checkpoint.manifest import source_of, wanted_of
 from reparam.checkpoint.opening import check_input
 from reparam.checkpoint.pairs import find_pairs, folded_in
 from reparam.checkpoint.plan import families_named
+from reparam.detection.sizes import check_size
 from reparam.equivalence import networks
 from reparam.equivalence.blocks import compare_blocks
 from reparam.equivalence.carried import Arrays, compare_carried
@@ -142,6 +143,8 @@ def _need_channels(original: networks.Original, probing: Probing) -> None:
             "the probe does not fit the network",
             found=f"an array of shape {own.shape}; needed: (N, {original.channels}, H, W)",
         )
+    if own is not None:
+        check_size((own.shape[2], own.shape[3]), original.multiple)
 
 
 def _verification(

@@ -19,6 +19,7 @@ from reparam.exporter.onnx_export import make_onnx
 from reparam.exporter.options import Options, check_request, data_of
 from reparam.exporter.paddle_export import make_paddle
 from reparam.exporter.probing import Probe
+from reparam.exporter.raw_pixels import taking_raw_pixels
 from reparam.exporter.report import ExportReport
 from reparam.files import whole_files
 
@@ -127,6 +128,7 @@ def _workshop(output: Path | None, options: Options) -> Iterator[_Workshop]:
 def _export(
     network: Network, output: Path | None, options: Options, workshop: _Workshop
 ) -> ExportReport:
+    network, options = taking_raw_pixels(network, options)
     size = options.input_size or network.default_size
     shape = options.shape(network.channels, size)
     with whole_files(_files(output, options), options.force) as files:
@@ -164,6 +166,7 @@ def _of_program(told: Mapping[str, Any]) -> list[str]:
 
 def _report(network: Network, output: Path | None, told: dict[str, Any]) -> ExportReport:
     outside = output is not None and told.get("data_bytes")
+    notices = (*network.notices, *told.pop("notices", ()), *_of_program(told))
     return ExportReport(
         output=output,
         source=network.source,
@@ -174,7 +177,7 @@ def _report(network: Network, output: Path | None, told: dict[str, Any]) -> Expo
         assumed=network.assumed,
         epsilon=network.epsilon,
         blocks=len(network.blocks),
-        notices=(*network.notices, *_of_program(told)),
+        notices=notices,
         data=data_of(output) if output is not None and outside else None,
         **told,
     )

@@ -17,6 +17,7 @@ from reparam.adapters.deploy_layers import (
 from reparam.adapters.paddle_models import Array, as_float32
 from reparam.checkpoint import Checkpoint
 from reparam.checkpoint.fusing import need_finite
+from reparam.checkpoint.notices import ignored_notice
 
 CLASSIFIER_SIZE = (224, 224)
 BACKBONE_SIZE = (640, 640)
@@ -101,6 +102,8 @@ def network_of(
     need_finite(arrays)
     original = layer_of(arrays, overrides)
     exported, notices = original, source_notices(checkpoint)
+    if recognised.ignored and not fuse:
+        notices.append(ignored_notice(recognised))
     if fuse:
         exported, report = deploy_layer_of(arrays, overrides)
         notices += report.notices

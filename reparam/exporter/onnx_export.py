@@ -25,8 +25,9 @@ from reparam.exporter.ending import Ended, end_with_fusing
 from reparam.exporter.float16 import Narrow, in_float16
 from reparam.exporter.networks import Network
 from reparam.exporter.options import FLOAT16, Options
-from reparam.exporter.probing import Probe, normal_images, probes_of, takes_small_probes
+from reparam.exporter.probing import Probe, images_for, probes_of, takes_small_probes
 from reparam.exporter.report import Difference, Float16, Tensor
+from reparam.graph.normalizing import METADATA
 from reparam.version import tool_version
 
 
@@ -75,7 +76,8 @@ class Checks:
         )
         if self.small:
             size = self.options.input_size or self.network.default_size
-            image = normal_images((self.options.batch or 1, self.network.channels, *size))
+            shape = (self.options.batch or 1, self.network.channels, *size)
+            image = images_for(self.options, shape)
             declared = [Tensor.of(value) for value in interface.outputs]
             check_run(run_onnx(session, image.astype(dtype)), declared)
         return worst, header
@@ -103,7 +105,8 @@ def make_onnx(
         ExportError: the converter failed, or what it wrote did not pass the checks.
         NotEquivalentError: the file would be another function than the network.
     """
-    heavy = lighten(static, converter.inputs)
+    light = lighten(static, converter.inputs)
+    heavy = light.heavy
     converter.start()
     small = takes_small_probes(network, options)
     probes = probes_of(network, options, small)  # while the converter works
@@ -113,13 +116,15 @@ def make_onnx(
     _need_one_image(cleaned.proto, network.input_name, heavy)
     fused = _fused_blocks(network, cleaned.proto, heavy)
     weights = state_of(network.exported).only(sorted(heavy))
-    ended = end_with_fusing(cleaned.proto, weights, fuse=network.finish)
+    ended = end_with_fusing(
+        cleaned.proto, weights, fuse=network.finish, normalization=options.normalization
+    )
     if small and not is_free_of_sizes(ended.proto, network.input_name):
         small, probes = False, probes_of(network, options, small=False)
     checks = Checks(network, options, probes, small, ended.made)
     stamp(ended.proto, ("reparam", tool_version()), _metadata(network, options, fused))
     told = _write_and_check(checks, ended, path, data, static[0].parent)
-    cleaning = {"ops_before": cleaned.before, "repairs": cleaned.repairs}
+    cleaning = {"ops_before": cleaned.before, "repairs": light.repairs | cleaned.repairs}
     return {**told, **cleaning, "fused_blocks": fused}, probes
 
 
@@ -156,6 +161,7 @@ def _write_and_check(
         "ops_after": op_counts(header),
         "fused_regions": ended.fused,
         "left_regions": ended.left,
+        "notices": ended.notices,
         "worst": worst,
     }
 
@@ -209,4 +215,6 @@ def _metadata(network: Network, options: Options, fused: int) -> dict[str, str]:
     }
     if network.epsilon is not None:
         said["reparam.epsilon"] = repr(network.epsilon)
+    if options.normalization is not None:
+        said[METADATA] = options.normalization.as_text(network.input_name)
     return said
