@@ -126,6 +126,15 @@ def settled(layer: Any, x: np.ndarray, choose: Any) -> Arrays:
     return {key: value.numpy().astype(np.float32) for key, value in layer.state_dict().items()}
 
 
+def nudged(layer: Any, seed: int = 5) -> Any:
+    """Return ``layer``, in float64, with every number in it off by one rounding of float32."""
+    rng = np.random.default_rng(seed)
+    for value in layer.state_dict().values():
+        signs = np.asarray(rng.choice([-1.0, 1.0], value.shape))
+        value.set_value(np.asarray(value.numpy() * (1 + 2.0**-24 * signs)))
+    return layer
+
+
 def converted(layer: Any) -> tuple[Arrays, list[str]]:
     """Return the arrays that the original's conversion adds, and all keys of its deploy form."""
     before = set(layer.state_dict())

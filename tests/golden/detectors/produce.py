@@ -20,6 +20,7 @@ from tests.golden.detectors.original import (
     converted,
     loaded,
     made,
+    nudged,
     selected,
     settled,
     trained,
@@ -91,7 +92,7 @@ def weights(settings: dict[str, Any], name: str) -> Arrays:
     return {key: rounded(value) for key, value in predicting(state, logits, name).items()}
 
 
-def run(exact: Any, plain: Any, x: np.ndarray, factors: np.ndarray) -> Arrays:
+def run(exact: Any, near: Any, plain: Any, x: np.ndarray, factors: np.ndarray) -> Arrays:
     """Return everything that is recorded of one batch of images."""
     truth = answers(exact, x.astype(np.float64))
     assert all(value.dtype == np.float64 for value in truth.values())
@@ -102,6 +103,8 @@ def run(exact: Any, plain: Any, x: np.ndarray, factors: np.ndarray) -> Arrays:
         single[f"{name}_rows"], single[f"{name}_count"] = selected(plain, x, factors, nms)
     found = {f"truth/{key}": value for key, value in truth.items()}
     found |= {f"float32/{key}": value for key, value in single.items()}
+    for key, value in answers(near, x.astype(np.float64)).items():
+        found[f"nudged/{key}"] = np.abs(value - truth[key]).max()
     return found | {"scale_factor": factors}
 
 
@@ -109,9 +112,10 @@ def write(name: str, folder: Path) -> None:
     settings = CASES[name]
     state = weights(settings, name)
     exact, plain = (loaded(settings, state, dtype) for dtype in ("float64", "float32"))
+    near = nudged(loaded(settings, state, "float64"))
     inputs = [rounded(images(shape, seed)) for seed, shape in enumerate(IMAGES)]
     with paddle.no_grad():
-        runs = [run(exact, plain, x, f) for x, f in zip(inputs, FACTORS, strict=True)]
+        runs = [run(exact, near, plain, x, f) for x, f in zip(inputs, FACTORS, strict=True)]
         deploy, keys = converted(plain)
         for x, found in zip(inputs, runs, strict=True):
             after = answers(plain, x)
