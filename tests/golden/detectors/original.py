@@ -126,7 +126,7 @@ def settled(layer: Any, x: np.ndarray, choose: Any) -> Arrays:
     return {key: value.numpy().astype(np.float32) for key, value in layer.state_dict().items()}
 
 
-def nudged(layer: Any, seed: int = 5) -> Any:
+def nudged(layer: Any, seed: int) -> Any:
     """Return ``layer``, in float64, with every number in it off by one rounding of float32."""
     rng = np.random.default_rng(seed)
     for value in layer.state_dict().values():

@@ -67,7 +67,8 @@ def chooser(state: Arrays, name: str) -> Choose:
 
     def choose(prefix: str, mean: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, ...]:
         wanted = state[f"{prefix}._variance"].astype(np.float64)
-        factor = np.sqrt(wanted / np.maximum(variance, 1e-6))
+        # A channel that is all mean would make noise of rounding.
+        factor = np.sqrt(wanted / np.maximum(variance, (0.1 * mean) ** 2))
         off = rng.normal(0.0, 0.2, mean.shape) * np.sqrt(wanted)
         return factor, mean * factor + off, wanted * rng.uniform(0.8, 1.2, wanted.shape)
 
