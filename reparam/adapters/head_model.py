@@ -77,18 +77,19 @@ def build_head(plan: HeadPlan) -> Any:
     boxes, scores = _decode(writer, plan)
     inputs = _inputs(writer, plan)
     batch = plan.batch or "batch"
+    anchors = sum(h * w for h, w in plan.sizes) if plan.sizes else "anchors"
+    decoded = [
+        writer.value(boxes, FLOAT, (batch, anchors, 4)),
+        writer.value(scores, FLOAT, (batch, plan.maps.classes, anchors)),
+    ]
     if plan.head == DECODED:
-        anchors = sum(h * w for h, w in plan.sizes) if plan.sizes else "anchors"
-        outputs = [
-            writer.value(boxes, FLOAT, (batch, anchors, 4)),
-            writer.value(scores, FLOAT, (batch, plan.maps.classes, anchors)),
-        ]
-    elif plan.layout == OWN:
+        return writer.model(inputs, decoded, [], plan.opset)
+    if plan.layout == OWN:
         outputs = select_own(writer, plan.selection, batch)
     else:
         inputs.append(writer.value("scale_factor", FLOAT, (batch, 2)))
         outputs = select_paddledetection(writer, plan.selection, plan.maps.classes, batch)
-    return writer.model("head", inputs, outputs, plan.opset)
+    return writer.model(inputs, outputs, decoded, plan.opset)
 
 
 def require_plan(plan: HeadPlan) -> None:
@@ -148,7 +149,9 @@ def _decode(writer: GraphWriter, plan: HeadPlan) -> tuple[str, str]:
     """Write the nodes from the maps to boxes and scores, and return the names of these."""
     final = plan.head == DECODED
     boxes, scores = ("boxes", "scores") if final else (INNER_BOXES, INNER_SCORES)
-    classes = [_flat(writer, plan, f"cls_{s}", (0, plan.maps.classes, -1)) for s in _strides(plan)]
+    classes = [
+        _flat(writer, plan, f"cls_{s}", (0, plan.maps.classes, -1)) for s in plan.maps.strides
+    ]
     logits = writer.node("Concat", classes, "logits", axis=2)
     writer.node("Sigmoid", [logits], scores)
     distances = _distances(writer, plan)
@@ -156,10 +159,6 @@ def _decode(writer: GraphWriter, plan: HeadPlan) -> tuple[str, str]:
     offsets = writer.node("Mul", [distances, steps], "offsets")
     writer.node("Add", [offsets, points], boxes)
     return boxes, scores
-
-
-def _strides(plan: HeadPlan) -> tuple[int, ...]:
-    return plan.maps.strides
 
 
 def _flat(writer: GraphWriter, plan: HeadPlan, name: str, shape: tuple[int, ...]) -> str:
@@ -174,7 +173,7 @@ def _flat(writer: GraphWriter, plan: HeadPlan, name: str, shape: tuple[int, ...]
 def _distances(writer: GraphWriter, plan: HeadPlan) -> str:
     """Write the mean distance of each side, (N, A, 4), in strides."""
     bins = plan.maps.bins
-    sides = [_flat(writer, plan, f"reg_{s}", (0, 4, bins, -1)) for s in _strides(plan)]
+    sides = [_flat(writer, plan, f"reg_{s}", (0, 4, bins, -1)) for s in plan.maps.strides]
     joined = writer.node("Concat", sides, "distributions", axis=3)
     last = writer.node("Transpose", [joined], "bins_last", perm=[0, 3, 1, 2])
     chances = writer.node("Softmax", [last], "chances", axis=3)

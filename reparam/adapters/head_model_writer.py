@@ -23,9 +23,7 @@ class GraphWriter:
         self.constants: dict[str, Array] = {}
         self._onnx = import_onnx()
 
-    def node(
-        self, operator: str, inputs: Sequence[str], output: str, **attributes: Any
-    ) -> str:
+    def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         """Add a node with one output, and return its name."""
         self.outputs(operator, inputs, [output], **attributes)
         return output
@@ -73,11 +71,15 @@ class GraphWriter:
         axis = self.constant("axis_0", 0)
         return self.node("CumSum", [ones, axis], output, exclusive=1)
 
-    def model(self, name: str, inputs: Sequence[Any], outputs: Sequence[Any], opset: int) -> Any:
-        """Return the ``onnx.ModelProto``; inputs and outputs are value infos."""
+    def model(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], inner: Sequence[Any], opset: int
+    ) -> Any:
+        """Return the ``onnx.ModelProto``; inputs, outputs and inner values are value infos."""
         helper, to_tensor = self._onnx.helper, self._onnx.numpy_helper.from_array
         tensors = [to_tensor(array, key) for key, array in self.constants.items()]
-        graph = helper.make_graph(self.nodes, name, list(inputs), list(outputs), tensors)
+        graph = helper.make_graph(
+            self.nodes, "head", list(inputs), list(outputs), tensors, value_info=list(inner)
+        )
         opsets = [helper.make_opsetid("", opset)]
         version = helper.find_min_ir_version_for(opsets)
         return helper.make_model(graph, opset_imports=opsets, ir_version=version)

@@ -168,6 +168,18 @@ def _may_stand_for(source: ir.Value, target: ir.Value) -> bool:
     return source.producer() is not None and not source.is_graph_output()
 
 
+def renamed_outputs(proto: Any, names: Sequence[str]) -> Any:
+    """Return a copy of a model whose outputs have new names, in order.
+
+    Raises:
+        ExportError: as :func:`rename_outputs`.
+    """
+    ir = import_onnx_ir()
+    model = ir.serde.deserialize_model(proto)
+    rename_outputs(model.graph, names)
+    return ir.serde.serialize_model(model)
+
+
 def rename_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
     """Give the outputs of a graph new names, in order.
 

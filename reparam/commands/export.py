@@ -24,6 +24,7 @@ from reparam.commands.common import (
     table,
     the_checkpoint,
 )
+from reparam.commands.detector_options import DetectorChoice, detector_options
 from reparam.commands.model_options import Choice, model_options
 from reparam.exporter import Difference, ExportReport, Tensor, export_onnx
 
@@ -128,6 +129,7 @@ Example:
 @epsilon_option
 @prefix_option
 @model_options
+@detector_options
 @force_option
 @json_option
 def command(
@@ -138,6 +140,7 @@ def command(
     input_size: str | None,
     prefix: str | None,
     choice: Choice,
+    detector: DetectorChoice,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -172,6 +175,7 @@ def command(
             settings=chosen.settings,
             model=chosen.own,
             progress=tell,
+            **detector.options(chosen),
             **options,
         )
     if as_json:

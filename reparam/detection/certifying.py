@@ -38,9 +38,7 @@ class _Image:
     found_classes: Array
 
 
-def certify(
-    boxes: Array, scores: Array, selection: Selection, found: Detections
-) -> str | None:
+def certify(boxes: Array, scores: Array, selection: Selection, found: Detections) -> str | None:
     """Return the first thing that is wrong with some detections, in words; None if nothing is.
 
     Args:

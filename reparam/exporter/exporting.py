@@ -13,6 +13,7 @@ from reparam.adapters.converter import Converter, need_converter
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.static_program import save_static
 from reparam.checkpoint import Checkpoint, load_checkpoint
+from reparam.exporter.detectors import for_network
 from reparam.exporter.layer_networks import network_of_model
 from reparam.exporter.networks import Network, network_of
 from reparam.exporter.onnx_export import make_onnx
@@ -128,6 +129,7 @@ def _workshop(output: Path | None, options: Options) -> Iterator[_Workshop]:
 def _export(
     network: Network, output: Path | None, options: Options, workshop: _Workshop
 ) -> ExportReport:
+    network, options = for_network(network, options, output)
     network, options = taking_raw_pixels(network, options)
     size = options.input_size or network.default_size
     shape = options.shape(network.channels, size)

@@ -21,6 +21,13 @@ from reparam.adapters.onnx_runtime import run_onnx
 from reparam.adapters.paddle_models import Array, import_paddle, state_of
 from reparam.errors import ExportError
 from reparam.exporter.checking import check_file, check_outputs, check_run
+from reparam.exporter.detectors import (
+    check_joined,
+    cut_at_maps,
+    head_metadata,
+    map_names,
+    with_head,
+)
 from reparam.exporter.ending import Ended, end_with_fusing
 from reparam.exporter.float16 import Narrow, in_float16
 from reparam.exporter.networks import Network
@@ -62,25 +69,41 @@ class Checks:
             NotEquivalentError: it is another function.
         """
         header, exported = read_header(path), self.network.exported
+        maps = self._maps_inside(header)
         if weights is None:
             weights = ChainMap(dict(self.made), state_of(exported))  # type: ignore[arg-type]
         session = check_file(path, header, exported, weights, self.network.counted, self.made)
         interface = interface_of(header)
         dtype = np.dtype(interface.inputs[0].dtype)
-        run = open_beside(with_open_axes(header, AXES), path) if self.small else session
+        run, names = session, [value.name for value in interface.outputs]
+        graph = cut_at_maps(header, maps) if maps else header
+        if self.small or maps:
+            run = open_beside(with_open_axes(graph, AXES) if self.small else graph, path)
         worst = check_outputs(
             lambda images: run_onnx(run, images.astype(dtype)),
-            [value.name for value in interface.outputs],
+            maps or names,
             self.probes,
             any_batch=0 in self.options.open_axes,
         )
-        if self.small:
-            size = self.options.input_size or self.network.default_size
-            shape = (self.options.batch or 1, self.network.channels, *size)
+        size = self.options.input_size or self.network.default_size
+        shape = (self.options.batch or 1, self.network.channels, *size)
+        if maps:
+            image = images_for(self.options, shape).astype(dtype)
+            check_joined(path, header, self.network, self.options, image)
+        elif self.small:
             image = images_for(self.options, shape)
             declared = [Tensor.of(value) for value in interface.outputs]
             check_run(run_onnx(session, image.astype(dtype)), declared)
         return worst, header
+
+    def _maps_inside(self, header: Any) -> list[str]:
+        """Return the names of the maps that a head in the file stands on; none if it ends there."""
+        if self.network.maps is None:
+            return []
+        made = {output for node in header.graph.node for output in node.output}
+        ends = {value.name for value in header.graph.output}
+        names = list(self.network.maps.names)
+        return names if made >= set(names) and not ends >= set(names) else []
 
 
 def make_onnx(
@@ -112,7 +135,7 @@ def make_onnx(
     probes = probes_of(network, options, small)  # while the converter works
     raw = converter.result(options.timeout)
     options.tell("checking the file against the network")
-    cleaned = clean_model(raw, axes=options.open_axes, outputs=options.output_names)
+    cleaned = clean_model(raw, axes=options.open_axes, outputs=map_names(network, options))
     _need_one_image(cleaned.proto, network.input_name, heavy)
     fused = _fused_blocks(network, cleaned.proto, heavy)
     weights = state_of(network.exported).only(sorted(heavy))
@@ -142,11 +165,13 @@ def _write_and_check(
         narrow = in_float16(proto, weights, checks.network, checks.probes, file,
                             checks.options.keep_io, ended.made)  # fmt: skip
         outside = checks.options.external_data or _bytes_of(narrow.proto, narrow.weights) > LIMIT
-        write_model(narrow.proto, narrow.weights, path, data if outside else None)
+        whole = with_head(narrow.proto, checks.network, checks.options)
+        write_model(whole, narrow.weights, path, data if outside else None)
         worst, header = checks.passed(path, narrow.values)
         told = {"precision": FLOAT16, "float16": _float16(narrow, before)}
     else:
-        write_model(proto, weights, path, data if outside else None)
+        whole = with_head(proto, checks.network, checks.options)
+        write_model(whole, weights, path, data if outside else None)
         worst, header = checks.passed(path)
     interface = interface_of(header)
     return {
@@ -213,6 +238,7 @@ def _metadata(network: Network, options: Options, fused: int) -> dict[str, str]:
         "reparam.made_with.paddle2onnx": version("paddle2onnx"),
         "reparam.made_with.onnx": str(import_onnx().__version__),
     }
+    said |= head_metadata(network, options)
     if network.epsilon is not None:
         said["reparam.epsilon"] = repr(network.epsilon)
     if options.normalization is not None:

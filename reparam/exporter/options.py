@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reparam.adapters.converter import check_opset
+from reparam.adapters.head_model import PADDLEDETECTION
 from reparam.adapters.onnx_axes import AXES, BATCH, HEIGHT, WIDTH
+from reparam.detection import HEADS, Preprocessing, Selection
+from reparam.detection.classes import Classes
 from reparam.errors import ExportError, OutputError
 from reparam.files import check_output
 from reparam.graph.normalizing import Normalization
@@ -38,6 +41,13 @@ class Options:
         fold_normalize: what is done to raw pixels, which the file takes then: a preset, or numbers
             (:meth:`reparam.graph.normalizing.Normalization.parse`); the usual of the recognised
             network if it is an empty text. None leaves it to code in front of the file.
+        head: of a detector: "raw", "decoded" or "nms", which is meant by None where an ONNX file is
+            written.
+        compat: "paddledetection" for the inputs and outputs of its models.
+        selection: which boxes of a detector are detections.
+        classes: that a detector must have; their names are told in the contract of the file.
+        preprocessing: what is done to an image in front of a detector; None takes what its
+            kind is usually trained with.
         force: replace files that are there.
         timeout: seconds for the converter.
         progress: is told each step in a few words.
@@ -53,6 +63,11 @@ class Options:
     external_data: bool = False
     paddle: Path | None = None
     fold_normalize: str | Normalization | None = None
+    head: str | None = None
+    compat: str | None = None
+    selection: Selection = field(default_factory=Selection)
+    classes: Classes | None = None
+    preprocessing: Preprocessing | None = None
     force: bool = False
     timeout: float = 600
     progress: Callable[[str], None] | None = None
@@ -117,6 +132,10 @@ def check_request(source: Path, output: Path | None, options: Options) -> None:
         raise ExportError(
             f"cannot export in '{options.precision}'", hint=f"one of {', '.join(PRECISIONS)}"
         )
+    for name, known in (("head", HEADS), ("compat", (PADDLEDETECTION,))):
+        value = getattr(options, name)
+        if value is not None and value not in known:
+            raise ExportError(f"there is no {name} '{value}'", hint=f"one of {', '.join(known)}")
     _check_names(options.output_names)
     _check_normalize(options)
 

@@ -106,7 +106,8 @@ def probe_sizes(network: Network, options: Options, small: bool) -> list[tuple[i
     is_open = [axis in options.open_axes for axis in (2, 3)]
     if not any(is_open):
         return [first]
-    other = _ODD if network.any_size else (first[0] + _STEP[0], first[1] + _STEP[1])
+    odd = network.any_size and network.multiple == 1
+    other = _ODD if odd else (first[0] + _STEP[0], first[1] + _STEP[1])
     second = [
         new if opened else old for new, old, opened in zip(other, first, is_open, strict=True)
     ]
