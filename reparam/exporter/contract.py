@@ -15,7 +15,7 @@ from typing import Any
 from reparam.detection.records import DECODED, NMS, RAW, Maps, Preprocessing, Selection
 from reparam.exporter.contract_outputs import FLAT, OWN, boxes_of, meanings_of
 from reparam.exporter.report import Tensor
-from reparam.graph.normalizing import Normalization
+from reparam.normalization import Normalization
 
 METADATA = "reparam.contract"
 """The key in an ONNX file."""
