@@ -37,7 +37,7 @@ def main(argument: str) -> None:
 def _described(module: Any) -> dict[str, Any]:
     where = getattr(module, "__file__", None)
     if where is None:
-        sys.exit(f"error: {list(module.__path__)[0]} is a folder of that name without a package")
+        sys.exit(f"error: {next(iter(module.__path__))} is a folder, not the package")
     ir_version = getattr(module, "IR_VERSION", None)  # of onnx
     told = {"version": str(getattr(module, "__version__", "")), "where": str(where)}
     return told if ir_version is None else told | {"ir_version": int(ir_version)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -13,6 +14,7 @@ from reparam.errors import MissingDependencyError
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
+OURS = "reparam"
 EXTRA = "export"  # everything that commands need
 
 
@@ -77,7 +79,7 @@ def accepts(versions: str, version: str) -> bool:
 
 
 def requirements_of(
-    distribution: str, here: dict[str, Distribution], others: dict[str, tuple[str, ...]]
+    distribution: str, here: Mapping[str, Distribution], others: Mapping[str, tuple[str, ...]]
 ) -> list[Asked] | None:
     """Return what a distribution asks for on this machine; None where it has no metadata.
 
@@ -95,15 +97,18 @@ def requirements_of(
     except metadata.PackageNotFoundError:
         return None
     found = []
+    extra = {"extra": EXTRA if distribution == OURS else ""}
     for line in lines or []:
         requirement = _parsed(line)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": EXTRA}):
+        if requirement.marker is None or requirement.marker.evaluate(extra):
             found.append(_asked(requirement, here, others))
     return found
 
 
 def _asked(
-    requirement: Requirement, here: dict[str, Distribution], others: dict[str, tuple[str, ...]]
+    requirement: Requirement,
+    here: Mapping[str, Distribution],
+    others: Mapping[str, tuple[str, ...]],
 ) -> Asked:
     name = normal(requirement.name)
     answers = [here[n] for n in (name, *others.get(name, ())) if n in here]
