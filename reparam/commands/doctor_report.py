@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import click
 
+from reparam.environment.abilities import NEEDED
 from reparam.environment.asking import FAILS, WORKS
 from reparam.environment.diagnosis import Diagnosis
 from reparam.environment.installed import Asked
@@ -83,7 +84,7 @@ def _packages(found: Diagnosis) -> _Table:
 
 def _state(seen: Seen, asked: Asked | None, quick: bool) -> str:
     if seen.state == MISSING:
-        return "missing" if asked else "missing, not needed"
+        return "missing" if seen.module in NEEDED else "missing, not needed"
     if seen.state == BROKEN:
         return f"cannot be imported: {seen.found}"
     said = [f"{s.name} fails: {s.found}" for s in seen.steps.values() if s.state == FAILS]
@@ -146,11 +147,14 @@ def _faults(found: Diagnosis) -> list[_Table | str]:
         return ["none of the known faults applies"]
     order = sorted(found.faults, key=lambda fault: fault.by_reparam)  # what is left to do first
     rows = [
-        (fault.id, f"{fault.what}: {fault.consequence}",
-         f"done: {fault.mended}" if fault.by_reparam else fault.mended)
+        (
+            fault.id,
+            f"{fault.what}: {fault.consequence}\n"
+            f"{'nothing is left to do' if fault.by_reparam else 'to mend it'}: {fault.mended}",
+        )
         for fault in order
-    ]  # fmt: skip
-    return [_Table(("known fault", "what goes wrong", "what mends it"), rows)]
+    ]
+    return [_Table(("known fault", "what goes wrong, and what mends it"), rows)]
 
 
 def _end(found: Diagnosis) -> str:
@@ -161,7 +165,7 @@ def _end(found: Diagnosis) -> str:
     else:
         lines.append(f"{len(bad)} of {len(found.abilities)} do not work here")
     if found.mend:
-        lines.append(f"to mend it:\n  {found.mend}")
+        lines.append(f"what pip can mend:\n  {found.mend}")
     elif bad:
-        lines.append("pip has nothing to mend: " + bad[0].because)
+        lines.append("nothing of that can be mended by pip")
     return "\n".join(lines)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reparam.environment.asking import FAILS, WORKS
-from reparam.environment.packages import CPU, MISSING, Seen
-from reparam.environment.packages import WORKS as IMPORTS
+from reparam.environment.packages import BROKEN, CPU, MISSING, Seen
 from reparam.environment.surroundings import Surroundings
 
 _CORE = ("numpy", "ml_dtypes", "safetensors", "yaml", "rich", "click", "packaging")
@@ -46,6 +45,9 @@ ABILITIES = (
     Ability("bench ONNX files", (*_CORE, "onnxruntime"), (_SESSION,)),
 )
 
+NEEDED = frozenset(module for ability in ABILITIES for module in ability.modules)
+"""The modules without which something does not work."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -62,19 +64,19 @@ def judge(ability: Ability, here: Surroundings) -> Judged:
     What was tried counts. Of what was not, packages have to be there, to import, and to be of the
     versions that reparam asks for.
     """
-    for reason in (*_packages(ability, here), *_trials(ability, here)):
-        return Judged(ability.name, False, reason)
-    return Judged(ability.name, True)
+    reasons = [*_packages(ability, here), *_trials(ability, here)]
+    return Judged(ability.name, not reasons, "; ".join(reasons))
 
 
 def _packages(ability: Ability, here: Surroundings) -> list[str]:
-    return [
-        f"{seen.name} is not installed"
-        if seen.state == MISSING
-        else f"{seen.name} {seen.version}".strip() + f" cannot be imported: {seen.found}"
-        for seen in (here.seen[module] for module in ability.modules)
-        if seen.state != IMPORTS
-    ]
+    seen = [here.seen[module] for module in ability.modules]
+    missing = [one.name for one in seen if one.state == MISSING]
+    broken = [one for one in seen if one.state == BROKEN]
+    reasons = [f"{_called(one)} cannot be imported: {one.found}" for one in broken]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        reasons.insert(0, f"{', '.join(missing)} {verb} not installed")
+    return reasons
 
 
 def _trials(ability: Ability, here: Surroundings) -> list[str]:
