@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from importlib import import_module
@@ -29,9 +30,19 @@ def main(argument: str) -> None:
     module = import_module(request["module"])
     _tell(answers, "import", _described(module))
     for step in request["steps"]:
-        name, _, detail = step.partition(":")
-        trial = getattr(import_module("reparam.adapters.trials"), f"try_{name}")
-        _tell(answers, step, trial(module, detail) if detail else trial(module))
+        _tell(answers, step, _tried(module, step))
+
+
+def _tried(module: Any, step: str) -> dict[str, Any]:
+    errors, trials = (import_module(f"reparam.{name}") for name in ("errors", "adapters.trials"))
+    name, _, detail = step.partition(":")
+    trial = getattr(trials, f"try_{name}")
+    try:
+        told: dict[str, Any] = trial(module, detail) if detail else trial(module)
+    except errors.ReparamError as error:
+        said = ": ".join(part for part in (error.what, error.found) if part)
+        sys.exit("error: " + re.sub(r"'\S*reparam-doctor-\w+/", "'", said))  # a folder that is gone
+    return told
 
 
 def _described(module: Any) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def _state(seen: Seen, asked: Asked | None, quick: bool) -> str:
     if seen.state == MISSING:
         return "missing" if seen.module in NEEDED else "missing, not needed"
     if seen.state == BROKEN:
-        return f"cannot be imported: {seen.found}"
+        return f"cannot be imported: {seen.found}" + _other_version(asked)
     said = [f"{s.name} fails: {s.found}" for s in seen.steps.values() if s.state == FAILS]
     tried = any(s.state == WORKS for name, s in seen.steps.items() if name != "import")
     said = said or ["works" if tried and not quick else "imports"]
@@ -94,9 +94,11 @@ def _state(seen: Seen, asked: Asked | None, quick: bool) -> str:
         said.append("beside " + ", ".join(f"{d.name} {d.version}" for d in seen.distributions[1:]))
     if not seen.distributions:
         said.append(f"without metadata, from {seen.where}")
-    if asked and not asked.fits:
-        said.append("another version is asked for")
-    return "; ".join(said)
+    return "; ".join(said) + _other_version(asked)
+
+
+def _other_version(asked: Asked | None) -> str:
+    return "" if asked is None or asked.fits else "; another version is asked for"
 
 
 def _notes(found: Diagnosis) -> list[str]:

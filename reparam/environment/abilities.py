@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reparam.environment.asking import FAILS, WORKS
+from reparam.environment.asking import NOT_TRIED, WORKS
 from reparam.environment.packages import BROKEN, CPU, MISSING, Seen
 from reparam.environment.surroundings import Surroundings
 
@@ -80,19 +80,29 @@ def _packages(ability: Ability, here: Surroundings) -> list[str]:
 
 
 def _trials(ability: Ability, here: Surroundings) -> list[str]:
-    reasons = [
-        f"{_called(here.seen[module])}: {here.seen[module].steps[step].found}"
-        for module, step in ability.trials
-        if here.seen[module].state_of(step) == FAILS
-    ]
-    tried = {module for module, step in ability.trials if here.seen[module].state_of(step) == WORKS}
-    if {module for module, _ in ability.trials} <= tried:
-        return reasons
-    for module in ability.modules:
-        unmet = here.unmet_of(module) if module not in tried else None
-        if unmet is not None and unmet.found is not None:
-            reasons.append(f"{unmet.found.name} is {unmet.found.version}, needs {unmet.versions}")
-    return reasons
+    reasons: list[str] = []
+    untried = set()
+    for module, step in ability.trials:
+        seen = here.seen[module]
+        if seen.state_of(step) == NOT_TRIED:
+            untried.add(module)
+        if seen.state_of(step) != WORKS and (failed := seen.failed()):
+            reasons.append(f"{_called(seen)}: {failed.found}")
+    if untried or reasons:
+        reasons += _versions(ability, here)
+    return list(dict.fromkeys(reasons))
+
+
+def _versions(ability: Ability, here: Surroundings) -> list[str]:
+    """Return what is of another version than is asked for, of what was not seen to work."""
+    works = {
+        module
+        for module, _ in ability.trials
+        if all(here.seen[module].state_of(s) == WORKS for m, s in ability.trials if m == module)
+    }
+    found = [unmet for module in ability.modules if (unmet := here.unmet_of(module))
+             and module not in works and unmet.found]  # fmt: skip
+    return [f"{u.found.name} is {u.found.version}, needs {u.versions}" for u in found if u.found]
 
 
 def _called(seen: Seen) -> str:

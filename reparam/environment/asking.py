@@ -21,6 +21,7 @@ WORKS, FAILS, NOT_TRIED = "works", "fails", "not tried"
 
 _LONGEST = 300  # characters of what a package says that are quoted
 _RAISED = re.compile(r"[\w.]*(?:Error|Exception|Warning|Interrupt|Exit)\b: ")
+_OURS = "error: "  # before what the child says itself
 _GRACE = 10  # seconds that the process has beyond the limit, if nobody ends it
 
 
@@ -136,8 +137,8 @@ def _ending(status: int, log: str) -> str:
 def last_line(log: str) -> str:
     """Return the last line that states an error, else the last line, without its label."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    raised = [line for line in lines if _RAISED.match(line)]
-    line = (raised or lines or [""])[-1].removeprefix("error: ")
+    raised = [line for line in lines if _RAISED.match(line) or line.startswith(_OURS)]
+    line = (raised or lines or [""])[-1].removeprefix(_OURS)
     return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
 
 

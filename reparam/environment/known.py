@@ -53,7 +53,7 @@ FAULTS = (
         (Has("paddle2onnx", "<2"),),
         "checkpoints and static programs cannot become ONNX files",
         "paddle2onnx 2.1",
-        f"{_MEASURED}; PaddleOCR issue 14223",
+        f"{_MEASURED}, with paddle2onnx 1.3.1 beside paddle 3.3.1: 'returned no model'",
     ),
     Fault(
         "onnx-newer-than-converter",

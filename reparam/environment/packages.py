@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from typing import Any
 
-from reparam.environment.asking import FAILS, NOT_TRIED, WORKS, Processes, Step, last_line
+from reparam.environment.asking import FAILS, NOT_TRIED, WORKS, Processes, Step
 from reparam.environment.installed import Distribution, normal
 
 MISSING, BROKEN = "missing", "broken"
 CPU = "CPUExecutionProvider"
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_HEAD = re.compile(r"^.*?\[E:onnxruntime[^\]]*\] *")  # time, kind and place in the source
+_LIBRARY = "with error: "  # of the loader of shared libraries
+_LONGEST = 300  # characters
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ PACKAGES = (
          "onnxruntime-qnn", "onnxruntime-migraphx", "onnxruntime-rocm", "onnxruntime-cann",
          "onnxruntime-training", "onnxruntime-training-cpu", "onnxruntime-azure",
          "onnxruntime-silicon", "onnxruntime-webgpu", "onnxruntime-trt-rtx"),
-        ("providers", f"provider:{CPU}", "reads"),
+        (f"provider:{CPU}", "providers", "reads"),
     ),
     Package("openvino", ("openvino",)),
 )  # fmt: skip
@@ -116,6 +123,10 @@ class Seen:
         """Return whether a step ``works``, ``fails`` or was ``not tried``."""
         return self.steps[step].state if step in self.steps else NOT_TRIED
 
+    def failed(self) -> Step | None:
+        """Return the trial that failed, if one did; those behind it were not tried."""
+        return next((step for step in self.steps.values() if step.state == FAILS), None)
+
 
 def usual(module: str) -> str:
     """Return the distribution that a module is usually of."""
@@ -148,8 +159,14 @@ def look(
 
 def _is_there(module: str) -> bool:
     """Whether something of that name is on the path; no code of it is run."""
-    parent, _, _ = module.rpartition(".")
-    return (not parent or _is_there(parent)) and find_spec(module) is not None
+    first, *rest = module.split(".")
+    spec = find_spec(first)
+    for depth, _ in enumerate(rest, 2):
+        within = None if spec is None else spec.submodule_search_locations
+        if within is None:
+            return False
+        spec = PathFinder.find_spec(".".join(module.split(".")[:depth]), list(within))
+    return spec is not None
 
 
 def _providers(
@@ -173,5 +190,17 @@ def _provider(name: str, step: Step, log: str) -> Provider:
     if step.state == NOT_TRIED or name in loaded:
         return Provider(name, step.state == WORKS)
     where = f"the session runs on {', '.join(loaded) or 'nothing'}"
-    said = last_line(log)
+    said = refusal(log)
     return Provider(name, False, f"{where}: {said}" if said else where)
+
+
+def refusal(log: str) -> str:
+    """Return what onnxruntime logged of a provider that does not load; "" if nothing.
+
+    That is the library that is missing, if it names one, else the first thing that it calls an
+    error.
+    """
+    lines = [_COLOUR.sub("", line).strip() for line in log.splitlines()]
+    libraries = [line.rpartition(_LIBRARY)[2] for line in lines if _LIBRARY in line]
+    errors = [line for line in lines if "[E:" in line or line.startswith("EP Error")]
+    return _HEAD.sub("", (libraries or errors or [""])[0])[:_LONGEST]

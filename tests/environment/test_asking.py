@@ -51,7 +51,10 @@ def test_what_a_package_prints_is_no_answer(lamp, tmp_path, code):
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("raise ImportError('libcublas.so.12: cannot open')", "ImportError: libcublas.so.12: canno"),
+        (
+            "raise ImportError('libcublas.so.12: cannot open')",
+            "ImportError: libcublas.so.12: canno",
+        ),
         ("import nothing_like_that", "No module named 'nothing_like_that'"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "ends the process (SIGSEGV)"),
         ("import sys\nsys.exit(0)", "ends the process as if all was well"),
@@ -148,6 +151,7 @@ def test_packages_of_the_folder_of_the_script_are_not_found(lamp):
         ("one\ntwo\n\n", "two"),
         ("error: that\n", "that"),
         ("Traceback\n  x\nValueError: wrong\nadvice that follows\n", "ValueError: wrong"),
+        ("ValueError: one\nerror: two\nthree", "two"),
         ("a.b.Error: one\nOSError: two\nmore", "OSError: two"),
         ("x" * 400, "x" * 297 + "..."),
     ],

@@ -102,8 +102,8 @@ def test_what_was_tried_counts_more_than_its_version():
 
 def test_a_trial_that_was_not_reached_leaves_the_version_to_decide():
     here = surroundings(versions={"paddle2onnx": "1.3.1"},
-                        seen={"paddle2onnx": {"steps": failing("convert", "no program")}})  # fmt: skip
-    said = "paddle2onnx 1.3.1: no program; paddle2onnx is 1.3.1, needs >=2.1,<2.2"
+                        seen={"paddle2onnx": {"steps": failing("convert", "no")}})  # fmt: skip
+    said = "paddle2onnx 1.3.1: no; paddle2onnx is 1.3.1, needs >=2.1,<2.2"
     assert refused(here) == {ONNX: said}
 
 
