@@ -125,7 +125,8 @@ class Seen:
 
     def failed(self) -> Step | None:
         """Return the trial that failed, if one did; those behind it were not tried."""
-        return next((step for step in self.steps.values() if step.state == FAILS), None)
+        trials = (step for name, step in self.steps.items() if name != "import")
+        return next((step for step in trials if step.state == FAILS), None)
 
 
 def usual(module: str) -> str:
