@@ -13,6 +13,7 @@ from reparam.adapters.converter import Converter, need_converter
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.static_program import save_static
 from reparam.checkpoint import Checkpoint, load_checkpoint
+from reparam.detection import NMS
 from reparam.exporter.contract import infer_cfg_of
 from reparam.exporter.describing import NOT_KNOWN, describe
 from reparam.exporter.detectors import for_network
@@ -149,6 +150,9 @@ def _export(
             told, probes = make_onnx(network, options, static, workshop.converter, *onnx)
         if options.paddle is not None:
             told = make_paddle(network, options, static, files[-2:], probes) | told
+    if network.maps is not None:
+        selected = options.selection if options.head == NMS else None
+        told |= {"head": options.head, "compat": options.compat, "selection": selected}
     return _report(network, output, told)
 
 
