@@ -155,11 +155,12 @@ def _taking_part(scores: Array, selection: Selection) -> tuple[Array, Array]:
     """Return which anchors take part for certain, and which may, by their scores in one class."""
     above = scores > np.float32(selection.score_threshold)
     if selection.candidates is None or above.sum() <= selection.candidates:
-        return above, above
+        return above.copy(), above
     worst = np.sort(scores[above])[-selection.candidates]
-    sure = above & (scores > worst)
-    # Of those that are equally good, any may be the last ones.
-    return sure, above & (scores >= worst)
+    may = above & (scores >= worst)
+    if may.sum() == selection.candidates:
+        return may.copy(), may
+    return above & (scores > worst), may  # of equally good ones, any may be the last
 
 
 def _anchors_of(image: _Image, rows: Array, may: Array) -> tuple[Array, str | None]:

@@ -80,9 +80,9 @@ def float32_decode(arrays) -> tuple[np.ndarray, np.ndarray]:
         weights = np.exp(logits - logits.max(axis=2, keepdims=True))
         chances = weights / weights.sum(axis=2, keepdims=True)
         projection = np.float32(MAPS.projection)[None, None, :, None]
-        l, t, r, b = np.moveaxis((chances * projection)[:, :, ::-1].sum(axis=2), 1, 0)
+        left, top, right, bottom = np.moveaxis((chances * projection)[:, :, ::-1].sum(axis=2), 1, 0)
         y, x = np.mgrid[0:h, 0:w].reshape(2, -1).astype(np.float32) + np.float32(0.5)
-        box = np.stack([x - l, y - t, x + r, y + b], axis=-1) * np.float32(stride)
+        box = np.stack([x - left, y - top, x + right, y + bottom], axis=-1) * np.float32(stride)
         boxes.append(box)
         with np.errstate(over="ignore"):
             scores.append(1 / (1 + np.exp(-cls.reshape(n, MAPS.classes, -1))))

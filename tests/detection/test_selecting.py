@@ -75,7 +75,7 @@ def test_each_image_is_by_itself() -> None:
         np.testing.assert_array_equal(together.boxes[image], alone.boxes[0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.3, 0.6]))
 def test_selecting_again_changes_nothing(seed: int, threshold: float) -> None:
     boxes, scores = crowded(seed, images=1)
