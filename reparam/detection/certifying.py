@@ -167,11 +167,11 @@ def _anchors_of(image: _Image, rows: Array, may: Array) -> tuple[Array, str | No
     anchors: list[int] = []
     label = image.found_classes[rows[0]] if len(rows) else 0
     for row in rows:
-        equal = may & (image.scores[label] == image.found_scores[row])
-        places = np.flatnonzero(equal)
-        same = np.array_equal  # NaN is the same as NaN here
         box = image.found_boxes[row]
-        own = [int(p) for p in places if same(image.boxes[p], box, equal_nan=True)]
+        places = np.flatnonzero(may & (image.scores[label] == image.found_scores[row]))
+        boxes = image.boxes[places]
+        same = (boxes == box) | (np.isnan(boxes) & np.isnan(box))
+        own = [int(place) for place in places[same.all(axis=1)]]
         free = [place for place in own if place not in anchors]
         if not free:
             why = "is there twice" if own else "is no box of this class that takes part"

@@ -16,7 +16,7 @@ from reparam.adapters.head_model import OWN
 from reparam.detection import NMS, Maps, Preprocessing, Selection
 from reparam.exporter.contract_outputs import boxes_of, meanings_of
 from reparam.exporter.report import Tensor
-from reparam.graph.normalizing import Normalization
+from reparam.normalization import Normalization
 
 METADATA = "reparam.contract"
 """The key in an ONNX file."""

@@ -15,7 +15,7 @@ from reparam.exporter.networks import Network
 from reparam.exporter.options import Options
 from reparam.exporter.raw_pixels import preset_of
 from reparam.exporter.report import Tensor
-from reparam.graph.normalizing import PRESETS
+from reparam.normalization import PRESETS
 
 NOT_KNOWN = (
     "no {} is written: it is not known how the images of this detector are normalised. "

@@ -7,31 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from reparam.adapters.head_model import (
-    INNER_BOXES,
-    INNER_SCORES,
     OWN,
     PADDLEDETECTION,
     HeadPlan,
     build_head,
     require_plan,
 )
-from reparam.adapters.head_model_checks import check_answer, check_head
-from reparam.adapters.head_model_joining import PREFIX, join, with_inner_outputs
+from reparam.adapters.head_model_checks import check_head
+from reparam.adapters.head_model_files import METADATA, as_text
+from reparam.adapters.head_model_joining import join
 from reparam.adapters.onnx_cleaning import renamed_outputs
-from reparam.adapters.onnx_files import open_beside
-from reparam.adapters.onnx_runtime import run_all
-from reparam.detection import DECODED, NMS, RAW
+from reparam.detection import NMS, RAW
 from reparam.detection.classes import check_classes
 from reparam.detection.sizes import check_size
 from reparam.errors import ExportError
 from reparam.exporter.networks import Network
-from reparam.exporter.options import FLOAT16, Options
-
-Array = npt.NDArray[Any]
+from reparam.exporter.options import Options
 
 PADDLE_CANDIDATES = 1000
 """Boxes of a class that take part in PaddleDetection's selection (its nms_top_k)."""
@@ -98,12 +90,8 @@ def _said(options: Options, output: Path | None) -> list[str]:
     return ["the program for Paddle Inference answers with the maps of each level"]
 
 
-def plan_of(network: Network, options: Options, dtype: str = "float32") -> HeadPlan | None:
-    """Return what is put behind the maps of a network; None where it answers with its maps.
-
-    Args:
-        dtype: of the maps in the file.
-    """
+def plan_of(network: Network, options: Options) -> HeadPlan | None:
+    """Return what is put behind the maps of a network; None where it answers with its maps."""
     maps = network.maps
     if maps is None or options.head == RAW:
         return None
@@ -119,7 +107,6 @@ def plan_of(network: Network, options: Options, dtype: str = "float32") -> HeadP
         sizes=sizes,
         batch=None if 0 in options.open_axes else options.batch or 1,
         opset=options.opset,
-        dtype=dtype,
     )
 
 
@@ -139,8 +126,7 @@ def with_head(proto: Any, network: Network, options: Options) -> Any:
         ExportError: an output has the name of an input or a weight.
         NotEquivalentError: the head does not compute what it must.
     """
-    narrow = options.precision == FLOAT16 and not options.keep_io
-    plan = plan_of(network, options, FLOAT16 if narrow else "float32")
+    plan = plan_of(network, options)
     if plan is None:
         return proto
     head = build_head(plan)
@@ -150,59 +136,7 @@ def with_head(proto: Any, network: Network, options: Options) -> Any:
     return join(proto, head)
 
 
-def check_joined(path: Path, header: Any, network: Network, options: Options, image: Array) -> None:
-    """Refuse a file whose answer to an image is not what its own maps mean.
-
-    Args:
-        path: of the file.
-        header: what is in it.
-        image: (N, C, H, W), of a size that the file takes.
-
-    Raises:
-        NotEquivalentError: boxes, scores or detections are others.
-        ExportError: onnxruntime cannot run the file.
-    """
-    assert network.maps is not None
-    narrow = options.precision == FLOAT16 and not options.keep_io
-    plan = plan_of(network, options, FLOAT16 if narrow else "float32")
-    assert plan is not None
-    maps = list(network.maps.names)
-    inner = maps if plan.head == DECODED else [*maps, PREFIX + INNER_BOXES, PREFIX + INNER_SCORES]
-    session = open_beside(with_inner_outputs(header, inner), path)
-    feeds, scales = {network.input_name: image}, None
-    if plan.layout == PADDLEDETECTION:
-        scales = np.full((len(image), 2), 0.75, np.float32)
-        feeds["scale_factor"] = scales
-    outputs = run_all(session, feeds)
-    own, decoded = outputs[: len(header.graph.output)], outputs[-2:]
-    if plan.head == DECODED:
-        decoded = own
-    found = outputs[len(own) : len(own) + len(maps)]
-    check_answer(plan, found, own, decoded, scales, "the image that the file was tried with")
-
-
-def cut_at_maps(header: Any, maps: Sequence[str]) -> Any:
-    """Return a copy of a file's graph that ends at its maps."""
-    copy = with_inner_outputs(header, maps)
-    values = {value.name: value for value in copy.graph.output}
-    del copy.graph.output[:]
-    copy.graph.output.extend(values[name] for name in maps)
-    needed, nodes = set(maps), []
-    for node in reversed(copy.graph.node):
-        if needed & set(node.output):
-            needed |= set(node.input)
-            nodes.append(node)
-    kept = list(reversed(nodes))
-    del copy.graph.node[:]
-    copy.graph.node.extend(kept)
-    inputs = [value for value in copy.graph.input if value.name in needed]
-    weights = [tensor for tensor in copy.graph.initializer if tensor.name in needed]
-    for part, whole in ((copy.graph.input, inputs), (copy.graph.initializer, weights)):
-        del part[:]
-        part.extend(whole)
-    return copy
-
-
 def head_metadata(network: Network, options: Options) -> Mapping[str, str]:
-    """Return what a file says of its head, so that it can be checked without this program."""
-    return {} if network.maps is None else {"reparam.head": str(options.compat or options.head)}
+    """Return what a file says of the head behind its maps, so that it can be checked again."""
+    plan = plan_of(network, options)
+    return {} if plan is None else {METADATA: as_text(plan)}

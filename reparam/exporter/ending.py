@@ -15,10 +15,11 @@ from reparam.adapters.paddle_models import Array
 from reparam.graph.constants import Constants
 from reparam.graph.fusing import fuse_graph
 from reparam.graph.inspecting import first_round
-from reparam.graph.normalizing import Normalization, normalize, settle
+from reparam.graph.normalizing import normalize, settle
 from reparam.graph.preparing import sweep
 from reparam.graph.records import Fused, Left
 from reparam.graph.records import Options as Fusing
+from reparam.normalization import Normalization
 
 AS_ASKED = "the export was asked to keep the form of the checkpoint"
 

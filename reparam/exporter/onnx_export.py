@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from reparam.adapters.converter import Converter
+from reparam.adapters.head_model_files import check_joined, cut_at_maps
 from reparam.adapters.light_program import lighten
 from reparam.adapters.onnx_axes import AXES, is_free_of_sizes, with_open_axes
 from reparam.adapters.onnx_cleaning import clean_model
@@ -34,20 +35,14 @@ from reparam.exporter.describing import (
     with_interface,
     write_infer_cfg,
 )
-from reparam.exporter.detectors import (
-    check_joined,
-    cut_at_maps,
-    head_metadata,
-    map_names,
-    with_head,
-)
+from reparam.exporter.detectors import head_metadata, map_names, plan_of, with_head
 from reparam.exporter.ending import Ended, end_with_fusing
 from reparam.exporter.float16 import Narrow, in_float16
 from reparam.exporter.networks import Network
 from reparam.exporter.options import FLOAT16, Options
 from reparam.exporter.probing import Probe, images_for, probes_of, takes_small_probes
 from reparam.exporter.report import Difference, Float16, Tensor
-from reparam.graph.normalizing import METADATA
+from reparam.normalization import METADATA
 from reparam.version import tool_version
 
 
@@ -70,53 +65,53 @@ class Checks:
     made: Mapping[str, Array] = field(default_factory=dict)
 
     def passed(
-        self, path: Path, weights: Mapping[str, Array] | None = None
+        self, path: Path, weights: Mapping[str, Array] | None = None, bare: bool = False
     ) -> tuple[Difference, Any]:
         """Return how close a file comes to the network, and its header.
 
         Small images are run on a copy of the file with its axes open, and one image of the file's
-        own size on the file itself, whose outputs then have to be finite and of the right shape.
+        own size on the file itself, whose outputs then have to be finite and of the right shape,
+        or, of a detector, what its own maps mean.
+
+        Args:
+            path: of the file.
+            weights: that it has to hold, by key; those of the network if None.
+            bare: it ends at the maps, whatever head is asked for.
 
         Raises:
             ExportError: the file is not valid, not complete, or does not run.
             NotEquivalentError: it is another function.
         """
         header, exported = read_header(path), self.network.exported
-        maps = self._maps_inside(header)
+        plan = None if bare else plan_of(self.network, self.options)
         if weights is None:
             weights = ChainMap(dict(self.made), state_of(exported))  # type: ignore[arg-type]
         session = check_file(path, header, exported, weights, self.network.counted, self.made)
         interface = interface_of(header)
         dtype = np.dtype(interface.inputs[0].dtype)
         run, names = session, [value.name for value in interface.outputs]
-        graph = cut_at_maps(header, maps) if maps else header
-        if self.small or maps:
+        graph = header
+        if plan is not None:
+            names = list(plan.maps.names)
+            graph = cut_at_maps(header, names)
+        if self.small or plan is not None:
             run = open_beside(with_open_axes(graph, AXES) if self.small else graph, path)
         worst = check_outputs(
             lambda images: run_onnx(run, images.astype(dtype)),
-            maps or names,
+            names,
             self.probes,
             any_batch=0 in self.options.open_axes,
         )
         size = self.options.input_size or self.network.default_size
         shape = (self.options.batch or 1, self.network.channels, *size)
-        if maps:
+        if plan is not None:
             image = images_for(self.options, shape).astype(dtype)
-            check_joined(path, header, self.network, self.options, image)
+            check_joined(path, header, plan, image, "an image of its size")
         elif self.small:
             image = images_for(self.options, shape)
             declared = [Tensor.of(value) for value in interface.outputs]
             check_run(run_onnx(session, image.astype(dtype)), declared)
         return worst, header
-
-    def _maps_inside(self, header: Any) -> list[str]:
-        """Return the names of the maps that a head in the file stands on; none if it ends there."""
-        if self.network.maps is None:
-            return []
-        made = {output for node in header.graph.node for output in node.output}
-        ends = {value.name for value in header.graph.output}
-        names = list(self.network.maps.names)
-        return names if made >= set(names) and not ends >= set(names) else []
 
 
 def make_onnx(
@@ -175,9 +170,11 @@ def _write_and_check(
         wide = replace(checks, probes=[replace(p, narrow=None) for p in checks.probes])
         file, beside = scratch / "float32.onnx", scratch / "float32.onnx.data"
         write_model(proto, weights, file, beside if outside else None)
-        before, _ = wide.passed(file)
+        before, _ = wide.passed(file, bare=True)
+        keep = checks.options.keep_io
+        headed = plan_of(checks.network, checks.options) is not None  # it computes in float32
         narrow = in_float16(proto, weights, checks.network, checks.probes, file,
-                            checks.options.keep_io, ended.made)  # fmt: skip
+                            keep, keep or headed, ended.made)  # fmt: skip
         outside = checks.options.external_data or _bytes_of(narrow.proto, narrow.weights) > LIMIT
         whole, about = _finished(narrow.proto, narrow.weights, checks)
         write_model(whole, narrow.weights, path, data if outside else None)

@@ -13,7 +13,7 @@ from reparam.detection import HEADS, Preprocessing, Selection
 from reparam.detection.classes import Classes
 from reparam.errors import ExportError, OutputError
 from reparam.files import check_output
-from reparam.graph.normalizing import Normalization
+from reparam.normalization import Normalization
 
 FLOAT32, FLOAT16 = "float32", "float16"
 PRECISIONS = (FLOAT32, FLOAT16)

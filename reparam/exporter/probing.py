@@ -14,7 +14,7 @@ from reparam.adapters.paddle_models import in_float64, run_layer
 from reparam.errors import ExportError
 from reparam.exporter.networks import Network
 from reparam.exporter.options import FLOAT16, Options
-from reparam.exporter.raw_pixels import in_float32, raw_images
+from reparam.exporter.raw_pixels import raw_images
 
 Array = npt.NDArray[Any]
 
@@ -90,7 +90,7 @@ def _probe(network: Network, wide: Any, images: Array, options: Options) -> Prob
     exact, seen = images.astype(np.float64), images
     if options.normalization is not None:
         exact = options.normalization.apply(images)
-        seen = in_float32(options.normalization, images)
+        seen = options.normalization.apply_in_float32(images)
     return Probe(
         images,
         run_layer(wide, exact),

@@ -13,7 +13,7 @@ from reparam.architectures import list_models
 from reparam.errors import ExportError
 from reparam.exporter.networks import Network
 from reparam.exporter.options import Options
-from reparam.graph.normalizing import PRESETS, Normalization
+from reparam.normalization import PRESETS, Normalization
 
 Array = npt.NDArray[Any]
 
@@ -84,11 +84,3 @@ def raw_images(shape: Sequence[int]) -> Array:
     """Return seeded images of whole numbers from 0 to 255, float32."""
     pixels = np.random.default_rng(_SEED).integers(0, _PIXELS, size=tuple(shape))
     return pixels.astype(np.float32)
-
-
-def in_float32(wanted: Normalization, images: Array) -> Array:
-    """Return normalised images (N, C, H, W) as code that feeds a network computes them."""
-    turned = images[:, ::-1] if wanted.bgr else images
-    mean, std = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (wanted.mean, wanted.std))
-    found: Array = (turned.astype(np.float32) * np.float32(wanted.scale) - mean) / std
-    return found

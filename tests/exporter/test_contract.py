@@ -25,7 +25,7 @@ from reparam.exporter.contract import (
     infer_cfg_text,
 )
 from reparam.exporter.contract_outputs import meanings_of
-from reparam.graph.normalizing import PRESETS, Normalization
+from reparam.normalization import PRESETS, Normalization
 
 MAPS = Maps((32, 16, 8), 3, tuple(map(float, range(5))))
 IMAGENET = Preprocessing(PRESETS["imagenet"].mean, PRESETS["imagenet"].std)

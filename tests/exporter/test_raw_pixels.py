@@ -28,9 +28,9 @@ from reparam.exporter import (
     network_of,
     onnx_export,
 )
-from reparam.exporter.raw_pixels import in_float32, preset_of, raw_images, taking_raw_pixels
+from reparam.exporter.raw_pixels import preset_of, raw_images, taking_raw_pixels
 from reparam.graph import fusing
-from reparam.graph.normalizing import METADATA, PRESETS, Normalization
+from reparam.normalization import METADATA, PRESETS, Normalization
 from tests.converter import needs_converter
 from tests.exporter.pair import pair
 from tests.weights import repvgg_arrays, write
@@ -263,7 +263,7 @@ def test_images_and_what_float32_makes_of_them() -> None:
     assert set(np.unique(x)) == set(range(256))
     for spec in ("imagenet", "imagenet,bgr", "ppyoloe+"):
         wanted, exact = Normalization.parse(spec), by_hand(spec, x.astype(np.float64))
-        found = in_float32(wanted, x)
+        found = wanted.apply_in_float32(x)
         assert found.dtype == np.float32
         # Three roundings, and those of three constants, of numbers up to 1 over a std of 0.22.
         assert np.abs(found - exact).max() <= 6 * 2.0**-24 * (1 / STD.min()) * 2
