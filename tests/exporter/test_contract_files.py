@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 import pytest
 
+from reparam.adapters.onnx_model import Interface, Value
 from reparam.checkpoint import load_checkpoint
 from reparam.detection.classes import Classes
 from reparam.detection.records import IMAGENET_MEAN, IMAGENET_STD, RAW, Preprocessing
@@ -17,22 +18,23 @@ from reparam.errors import ExportError, OutputError
 from reparam.exporter import (
     Network,
     Options,
-    Tensor,
     export_network,
     exporting,
     network_of,
     onnx_export,
 )
 from reparam.exporter.contract import METADATA, Described
-from reparam.exporter.describing import describe
+from reparam.exporter.describing import check_described, describe, with_interface
 from reparam.exporter.raw_pixels import taking_raw_pixels
 from tests.converter import needs_converter
-from tests.models.structures import SMALL_PPYOLOE, layout_of
+from tests.models.structures import CSP, PPYOLOE, layout_of
 from tests.weights import cspresnet_arrays, random_arrays, repvgg_arrays, write
 
 pytestmark = needs_converter
 
 SIZE = (64, 96)
+BACKBONE = CSP((1, 1, 1, 1), (8, 8, 16, 16, 16), False, True)
+DETECTOR = PPYOLOE(BACKBONE, (16, 8), neck_blocks=1, spp=False, num_classes=5, bins=5)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Network:
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Network:
-    arrays = random_arrays(layout_of(SMALL_PPYOLOE).shapes())
+    arrays = random_arrays(layout_of(DETECTOR).shapes())
     return network_of(load_checkpoint(write(tmp_path_factory.mktemp("detector"), arrays)))
 
 
@@ -128,13 +130,6 @@ class TestFileOfADetector:
             made(detector, tmp_path, paddle=tmp_path / "net.json", head=RAW)
         assert list(tmp_path.iterdir()) == []
 
-    def test_not_for_a_program_alone(self, backbone: Network, tmp_path: Path) -> None:
-        program = tmp_path / "net.json"
-        options = Options(input_size=(64, 96), paddle=program, batch=1)
-        report = export_network(backbone, None, options)
-        assert report.contract is None
-        assert not (tmp_path / "net.infer_cfg.json").exists()
-
     def test_not_where_nobody_knows_how_images_are_normalised(
         self, detector: Network, tmp_path: Path
     ) -> None:
@@ -163,16 +158,27 @@ class TestFileOfADetector:
         assert "as the configuration says" in told.notices[-1]
 
 
-@pytest.mark.parametrize("wrong", ["inputs", "outputs"])
 def test_the_contract_of_another_file_is_refused(
-    wrong: str, classifier: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    classifier: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = onnx_export.with_interface
 
     def other(*given: Any) -> Described:
-        return replace(real(*given), **{wrong: (Tensor("y", (1, 3, 64, 96), "float64"),)})
+        about = real(*given)
+        return replace(about, outputs=(replace(about.outputs[0], dtype="float64"),))
 
     monkeypatch.setattr(onnx_export, "with_interface", other)
-    with pytest.raises(ExportError, match=f"the contract of the file has not its {wrong}"):
+    with pytest.raises(ExportError, match="the contract of the file has not its outputs"):
         made(classifier, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_are_compared_as_outputs_are(classifier: Network) -> None:
+    image, scores = Value("x", (1, 3, 64, 96), "float32"), Value("y", (1, 5), "float32")
+    interface = Interface((image,), (scores,), 17, 8, 0)
+    about = with_interface(describe(classifier, Options()), interface, ["w"])
+    check_described(about, interface)
+    for changed in ({"name": "z"}, {"shape": (1, 3, 64, 64)}, {"dtype": "float16"}):
+        other = replace(interface, inputs=(replace(image, **changed),))
+        with pytest.raises(ExportError, match="has not its inputs"):
+            check_described(about, other)
