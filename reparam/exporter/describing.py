@@ -17,11 +17,6 @@ from reparam.exporter.raw_pixels import preset_of
 from reparam.exporter.report import Tensor
 from reparam.normalization import PRESETS
 
-NOT_KNOWN = (
-    "no {} is written: it is not known how the images of this detector are normalised. "
-    "--fold-normalize ppyoloe (or ppyoloe+) says it, or the training configuration (-c)"
-)
-
 
 def describe(network: Network, options: Options) -> Described:
     """Return what is known of a file before it is made; its inputs and outputs are not."""
@@ -91,6 +86,20 @@ def check_described(about: Described, interface: Interface) -> None:
             raise ExportError(
                 f"the contract of the file has not its {what}", found=f"{found}; said: {said}"
             )
+
+
+def without_infer_cfg(network: Network, path: Path) -> list[str]:
+    """Say why a detector's file has none beside it, and of what is there that it is old."""
+    said = []
+    if network.maps is not None:
+        said.append(
+            f"no {path.name} is written: it is not known how the images of this detector are "
+            "normalised. --fold-normalize ppyoloe (or ppyoloe+) says it, or the training "
+            "configuration (-c)"
+        )
+    if path.exists():
+        said.append(f"'{path}' was there before, and says nothing of this file")
+    return said
 
 
 def write_infer_cfg(about: Described, path: Path) -> bool:

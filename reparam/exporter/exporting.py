@@ -15,7 +15,7 @@ from reparam.adapters.static_program import save_static
 from reparam.checkpoint import Checkpoint, load_checkpoint
 from reparam.detection import NMS
 from reparam.exporter.contract import infer_cfg_of
-from reparam.exporter.describing import NOT_KNOWN, describe
+from reparam.exporter.describing import describe, without_infer_cfg
 from reparam.exporter.detectors import for_network
 from reparam.exporter.layer_networks import network_of_model
 from reparam.exporter.networks import Network, network_of
@@ -179,8 +179,8 @@ def _report(network: Network, output: Path | None, told: dict[str, Any]) -> Expo
     outside = output is not None and told.get("data_bytes")
     beside = told.pop("contract", False)
     notices = (*network.notices, *told.pop("notices", ()), *_of_program(told))
-    if output is not None and network.maps is not None and not beside:
-        notices = (*notices, NOT_KNOWN.format(infer_cfg_of(output).name))
+    if output is not None and not beside:
+        notices = (*notices, *without_infer_cfg(network, infer_cfg_of(output)))
     return ExportReport(
         output=output,
         source=network.source,

@@ -1,4 +1,4 @@
-"""``reparam export --fold-normalize``: what it says, and what it refuses."""
+"""Files that take raw pixels, and what the command says of them and of their contract."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.converter import needs_converter
-from tests.weights import repvgg_arrays, write
+from tests.models.structures import CSP, PPYOLOE, layout_of
+from tests.weights import random_arrays, repvgg_arrays, write
 
 pytestmark = needs_converter
 
@@ -62,3 +63,21 @@ def test_refused(arguments, said, run, source):
     assert (code, out) == (2, "")
     assert said in err
     assert left(source) == ["ckpt.pdparams"]
+
+
+def test_the_contract_of_a_detector_is_told(run, source):
+    backbone = CSP((1, 1, 1, 1), (8, 8, 16, 16, 16), False, True)
+    detector = PPYOLOE(backbone, (16, 8), neck_blocks=1, spp=False, num_classes=2, bins=5)
+    source = write(source.parent, random_arrays(layout_of(detector).shapes()), "det.pdparams")
+    code, out, _ = run(
+        "export", source, "--input-size", "64x96", "--compat", "paddledetection",
+        "--classes", "cat,dog",
+    )  # fmt: skip
+    assert code == 0
+    assert "det.infer_cfg.json, how to feed it" in " ".join(out.split())
+    said = json.loads(source.with_suffix(".infer_cfg.json").read_text())
+    assert said["label_list"] == ["cat", "dog"]
+    assert said["NMS"]["nms_top_k"] == 1000
+    assert said["Preprocess"][1]["norm_type"] == "none"  # PP-YOLOE+, as it has alpha
+    assert [one["name"] for one in said["reparam"]["inputs"]] == ["image", "scale_factor"]
+    assert said["reparam"]["boxes"]["unit"] == "pixels of the original image"

@@ -9,7 +9,7 @@ import pytest
 
 from reparam.exporter import Tensor, export
 from reparam.exporter.contract import Described, contract, infer_cfg
-from reparam.graph.normalizing import PRESETS
+from reparam.normalization import PRESETS
 from tests.converter import needs_converter
 from tests.exporter.test_contract import detector
 from tests.weights import repvgg_arrays, write

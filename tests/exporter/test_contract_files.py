@@ -102,14 +102,6 @@ class TestFileOfADetector:
         assert [output["name"] for output in outputs] == ["boxes", "scores", "classes", "count"]
         assert outputs[0]["shape"] == [2, 300, 4]
 
-    def test_for_programs_of_paddledetection(self, detector: Network, tmp_path: Path) -> None:
-        report = made(detector, tmp_path, compat="paddledetection", precision="float32")
-        said = json.loads(report.contract.read_text())
-        assert said["NMS"]["nms_top_k"] == 1000
-        assert said["Preprocess"][1]["norm_type"] == "none"  # PP-YOLOE+, as it has alpha
-        assert [one["name"] for one in said["reparam"]["inputs"]] == ["image", "scale_factor"]
-        assert said["reparam"]["boxes"]["unit"] == "pixels of the original image"
-
     def test_refused_if_there_is_one(self, detector: Network, tmp_path: Path) -> None:
         there = tmp_path / "net.infer_cfg.json"
         there.write_text("old")
@@ -134,8 +126,12 @@ class TestFileOfADetector:
         self, detector: Network, tmp_path: Path
     ) -> None:
         lost = replace(detector, assumed={"use_alpha": False})
+        old = tmp_path / "net.infer_cfg.json"
+        old.write_text("old")
         report = made(lost, tmp_path, head=RAW)
         assert report.contract is None
+        assert old.read_text() == "old"
+        assert report.notices[-1] == f"'{old}' was there before, and says nothing of this file"
         assert any("no net.infer_cfg.json is written" in notice for notice in report.notices)
         assert contract_in(report.output)["inputs"][0]["pixels"] is None
 
