@@ -13,8 +13,8 @@ from reparam.adapters.checkpoint_layers import as_layers_name_them, layer_of
 from reparam.adapters.closeness import FACTOR, UNDECIDABLE_FLOAT16, closeness
 from reparam.adapters.closeness import UNDECIDABLE as WORST_FLOOR
 from reparam.adapters.float16_reference import run_in_float16
-from reparam.adapters.foreign_running import jittered
 from reparam.adapters.head_model_joining import PREFIX as HEAD
+from reparam.adapters.shaken import Shaken
 from reparam.architectures import recognise
 from reparam.checkpoint import fuse_arrays
 from reparam.conv.bounds import UNIT_ROUNDOFF
@@ -28,8 +28,6 @@ from reparam.equivalence.records import (
     ProbeResult,
     Stage,
 )
-
-_JITTERS = (11, 12, 13)  # seeds of the copies whose weights are off by one rounding
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Runner = Callable[[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]
@@ -164,7 +162,7 @@ def compare_run(
             does something to it first.
     """
     why = WHY_FLOAT16 if narrow else WHY
-    shaken = _Shaken(original)
+    shaken = Shaken(original.layer)
     results: list[ProbeResult] = []
     for probe, x in inputs:
         exact, single = (x.astype(np.float64), x) if seen is None else seen(x)
@@ -184,25 +182,6 @@ def compare_run(
                              key=lambda one: one.bound)  # fmt: skip
             results.append(result)
     return Stage(name, *_summary(results, narrow), why, probes=tuple(results))
-
-
-class _Shaken:
-    """The original with every weight off by one rounding of float32, made when it is needed.
-
-    By luck the original in float32 can meet the truth more closely than its weights, rounded, can
-    be told apart. What one rounding of the weights does is then the yardstick: fusing rounds them.
-    """
-
-    def __init__(self, original: Truth) -> None:
-        self.original = original
-        self.copies: list[Any] = []
-
-    def reference(self, output: int, x: np.ndarray[Any, Any], truth: Any) -> Any:
-        """Return the output, of several copies, that is furthest from the truth."""
-        if not self.copies:
-            self.copies = [jittered(self.original.layer, seed) for seed in _JITTERS]
-        outputs = [paddle_models.run_layer(copy, x)[output] for copy in self.copies]
-        return max(outputs, key=lambda y: float(np.max(np.abs(y - truth))))
 
 
 def _result(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from reparam.adapters.float16_reference import run_in_float16
 from reparam.adapters.paddle_models import in_float64, run_layer
+from reparam.adapters.shaken import Shaken
 from reparam.errors import ExportError
 from reparam.exporter.networks import Network
 from reparam.exporter.options import FLOAT16, Options
@@ -34,12 +35,15 @@ class Probe:
         reference: those of the original in float32.
         narrow: those of the exported Layer with every number rounded to float16, where that is
             the precision of the file.
+        shaken: returns, of one output, what it is at worst with every weight of the original off
+            by one rounding of float32.
     """
 
     images: Array
     truth: list[Array]
     reference: list[Array]
     narrow: list[Array] | None = None
+    shaken: Callable[[int], Array] | None = None
 
 
 def normal_images(shape: Sequence[int]) -> Array:
@@ -67,14 +71,14 @@ def probes_of(network: Network, options: Options, small: bool) -> list[Probe]:
     Raises:
         ExportError: the network does not run on such images.
     """
-    wide = in_float64(network.original)
+    wide, shaken = in_float64(network.original), Shaken(network.original)
     found = []
     for size in probe_sizes(network, options, small):
         images = images_for(options, (options.batch or 2, network.channels, *size))
         if 0 not in options.open_axes:
             images = images[: options.batch or 1]
         try:
-            found.append(_probe(network, wide, images, options))
+            found.append(_probe(network, wide, shaken, images, options))
         except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ExportError(
@@ -86,16 +90,18 @@ def probes_of(network: Network, options: Options, small: bool) -> list[Probe]:
     return found
 
 
-def _probe(network: Network, wide: Any, images: Array, options: Options) -> Probe:
+def _probe(network: Network, wide: Any, shaken: Shaken, images: Array, options: Options) -> Probe:
     exact, seen = images.astype(np.float64), images
     if options.normalization is not None:
         exact = options.normalization.apply(images)
         seen = options.normalization.apply_in_float32(images)
+    truth = run_layer(wide, exact)
     return Probe(
         images,
-        run_layer(wide, exact),
+        truth,
         run_layer(network.original, seen),
         run_in_float16(network.exported, seen) if options.precision == FLOAT16 else None,
+        lambda output: shaken.reference(output, exact, truth[output]),
     )
 
 
