@@ -31,10 +31,10 @@ def compare_onnx(original: Truth, path: Path, probing: Probing) -> tuple[Stage, 
 
     A detector's file is compared by its maps, and what stands behind them by what they mean.
     """
+    session = onnx_runtime.open_session(path)
     header = onnx_files.read_header(path)
     maps = getattr(original.layer, "maps", None)
     plan = None if maps is None else plan_in(header, maps)
-    session = onnx_runtime.open_session(path)
     taken = session.get_inputs()[0].shape
     if len(taken) == 4 and isinstance(taken[1], int) and taken[1] != original.channels:
         text = f"the file takes images of {taken[1]} channels, the original {original.channels}"

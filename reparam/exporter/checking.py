@@ -161,12 +161,14 @@ def check_outputs(
     return _worst(found, "float32" if probes[0].narrow is None else "float16")
 
 
-def _measured(probe: Probe, index: int, exact: Array, yardstick: Array, output: Array) -> Closeness:
+def _measured(
+    probe: Probe, index: int, exact: Array, yardstick: Array, output: Array, images: int
+) -> Closeness:
     """Return how close an output comes; where it seems far, by the longer of two yardsticks.
 
-    The output may be of the first images alone; the yardsticks are of all images.
+    The output is of the first ``images`` alone; the yardsticks are of all.
     """
-    images, narrow = len(output), None if probe.narrow is None else "float16"
+    narrow = None if probe.narrow is None else "float16"
     truth = exact[:images]
     measured = closeness(truth, _at_worst(exact, yardstick, images), output, computed_in=narrow)
     known = np.isfinite(measured.distance) and np.isfinite(measured.reference)
