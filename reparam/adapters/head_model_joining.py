@@ -31,9 +31,8 @@ def join(network: Any, head: Any) -> Any:
             initializer of the network.
     """
     _require_fit(network, head)
-    maps = [value.name for value in head.graph.input][: len(network.graph.output)]
-    extra = list(head.graph.input)[len(maps) :]
-    seen = {*maps, *(v.name for v in extra), *(v.name for v in head.graph.output)}
+    count = len(network.graph.output)
+    seen = {value.name for value in [*head.graph.input, *head.graph.output]}
     joined = import_onnx().ModelProto()
     joined.CopyFrom(network)
     graph = joined.graph
@@ -45,18 +44,15 @@ def join(network: Any, head: Any) -> Any:
             why="it is an input or an initializer of the network, which keeps its name",
         )
     made = list(graph.output)
+    maps = [value.name for value in head.graph.input[:count]]
     bridges = _name_maps(graph, maps, seen, fixed)
-    tail = _prefixed(head.graph, seen)
-    taken = set(_names(graph))
-    clashes = {n: _unused(n, taken) for n in set(_names(tail)) - seen if n in taken}
-    _rename(tail, clashes)
+    tail = _apart(head.graph, seen, set(_names(graph)))
     _settle_batch(tail, made)
-    del graph.output[:]
     graph.node.extend([*bridges, *tail.node])
     graph.initializer.extend(tail.initializer)
-    graph.input.extend(list(tail.input)[len(maps) :])
+    graph.input.extend(tail.input[count:])
     graph.output.extend(tail.output)
-    graph.value_info.extend([*list(tail.input)[: len(maps)], *tail.value_info])
+    graph.value_info.extend([*tail.input[:count], *tail.value_info])
     return joined
 
 
@@ -129,10 +125,14 @@ def _name_maps(graph: Any, maps: Sequence[str], seen: set[str], fixed: set[str])
     return bridges
 
 
-def _prefixed(graph: Any, seen: set[str]) -> Any:
+def _apart(graph: Any, seen: set[str], taken: set[str]) -> Any:
+    """Return a head's graph whose inner names are none of the network's, which are ``taken``."""
     tail = import_onnx().GraphProto()
     tail.CopyFrom(graph)
-    _rename(tail, {name: f"{PREFIX}{name}" for name in set(_names(tail)) - seen})
+    names = {name: f"{PREFIX}{name}" for name in sorted(set(_names(tail)) - seen)}
+    used = taken | set(names.values())
+    names = {old: _unused(new, used) if new in taken else new for old, new in names.items()}
+    _rename(tail, names)
     for node in tail.node:
         node.name = f"{PREFIX}{node.name}"
     return tail

@@ -131,21 +131,44 @@ def _suppressed(writer: GraphWriter, selection: Selection) -> str:
 
 
 def _candidates(writer: GraphWriter, selection: Selection) -> str:
-    """Return scores in which only the best of each class are above the threshold."""
+    """Return scores in which only the best of each class are above the threshold.
+
+    No more are sorted than are above it in the fullest class: commonly a few, of thousands. Scores
+    become zero by a product: Where takes ten times as long.
+    """
     limit = writer.constant("score_threshold", [selection.score_threshold], FLOAT)
-    none = writer.constant("no_score", [0.0], FLOAT)
-    above = writer.node("Greater", [_SCORES, limit], "is_above")  # NaN is not
-    clean = writer.node("Where", [above, _SCORES, none], "scores_above")
-    # There may be fewer anchors than candidates. Min of integers is younger than opset 11.
-    anchors = writer.dims(_SCORES, 2, 3, "anchor_count")
-    most = writer.constant("candidates", [selection.candidates])
-    few = writer.node("Less", [anchors, most], "few_anchors")
-    wanted = writer.node("Where", [few, anchors, most], "candidate_count")
-    writer.outputs("TopK", [clean, wanted], ["best_scores", "best_anchors"], axis=2)
+    above = writer.node("Greater", [_SCORES, limit], "is_above")
+    wanted = _candidate_count(writer, selection, above)
+    writer.outputs("TopK", [_SCORES, wanted], ["best_scores", "best_anchors"], axis=2)
     bounds = [writer.constant(f"at_{at}", [at]) for at in (-1, 2**31 - 1)]
     worst = writer.node("Slice", ["best_scores", *bounds, writer.constant("at_2", [2])], "worst")
-    behind = writer.node("Less", [clean, worst], "is_behind")
-    return writer.node("Where", [behind, none, clean], "candidate_scores")
+    behind = writer.node("Less", [_SCORES, worst], "is_behind")
+    part = writer.cast(writer.node("Not", [behind], "takes_part"), FLOAT, "flags_part")
+    return writer.node("Mul", [_SCORES, part], "candidate_scores")
+
+
+def _candidate_count(writer: GraphWriter, selection: Selection, above: str) -> str:
+    """Return how many are sorted: those above in the fullest class, from 1 to the candidates.
+
+    Numbers are added by a product, and the lesser of two is chosen by hand: ReduceSum changed its
+    form between opsets, and Min of integers is younger than the oldest of them.
+    """
+    flags = writer.cast(above, FLOAT, "flags_above")
+    column = writer.node(
+        "Concat", [writer.dims(_SCORES, 2, 3, "anchor_count"), writer.constant("one", [1])],
+        "anchor_column", axis=0,
+    )  # fmt: skip
+    ones = writer.filled(column, 1, FLOAT, "anchor_ones")
+    counts = writer.node("MatMul", [flags, ones], "counts_above")
+    fullest = writer.node("ReduceMax", [counts], "fullest", keepdims=0)
+    number = writer.cast(fullest, INT64, "fullest_number")
+    number = writer.node("Reshape", [number, writer.constant("flat", [-1])], "fullest_count")
+    most = writer.constant("candidates", [selection.candidates])
+    fewer = writer.node("Less", [number, most], "fewer_than_candidates")
+    wanted = writer.node("Where", [fewer, number, most], "wanted_candidates")
+    one = writer.constant("one", [1])
+    some = writer.node("Less", [wanted, one], "no_candidates")
+    return writer.node("Where", [some, one, wanted], "candidate_count")
 
 
 def _extended_rows(writer: GraphWriter, rows: str) -> None:

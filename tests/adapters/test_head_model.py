@@ -135,10 +135,10 @@ def test_images_do_not_touch_each_other() -> None:
             np.testing.assert_array_equal(one[image], other[0])
 
 
-@pytest.mark.parametrize("candidates", [None, 15])
+@pytest.mark.parametrize("candidates", [None, 1, 15, 300])
 @pytest.mark.parametrize("layout", [OWN, PADDLEDETECTION])
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
-def test_maps_that_are_no_numbers_spoil_only_their_own_cells(
+def test_maps_that_are_no_numbers_spoil_only_their_own_image(
     odd: float, layout: str, candidates
 ) -> None:
     arrays = drawn_maps(2)
