@@ -141,7 +141,7 @@ def test_nothing_is_installed_while_a_package_is_tried(lamp, monkeypatch):
 
 
 def test_packages_of_the_folder_of_the_script_are_not_found(lamp):
-    assert "No module named 'trials'" in lamp("import trials")["import"].found
+    assert "No module named 'steps'" in lamp("import steps")["import"].found
 
 
 @pytest.mark.parametrize(
