@@ -171,7 +171,7 @@ def _interrupted(what: str, code: int) -> int:
 
 
 def _report(error: ReparamError, as_json: bool) -> int:
-    from reparam.commands.common import print_error
+    from reparam.commands.output import print_error
 
     try:
         print_error(error, as_json)

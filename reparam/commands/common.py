@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ast
-import json
-import os
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +11,10 @@ from typing import Any
 import click
 
 from reparam.checkpoint.opening import ENDINGS
-from reparam.commands.json_output import json_option, print_json
+from reparam.commands.output import json_option, print_error, print_json
 from reparam.commands.progress import progress
 from reparam.commands.tables import stdout, table
-from reparam.errors import CheckpointError, ReparamError
-from reparam.version import tool_version
+from reparam.errors import CheckpointError
 
 __all__ = [  # with what commands take from here though it has files of its own
     "epsilon_option", "family_option", "force_option", "is_checkpoint", "json_option",
@@ -27,21 +23,6 @@ __all__ = [  # with what commands take from here though it has files of its own
 ]  # fmt: skip
 
 _ANYTHING = ".bin"  # an ending of many other files too
-
-
-def print_error(error: ReparamError, as_json: bool) -> None:
-    """Print an error on stderr, and as an object on stdout if JSON was asked for."""
-    label = click.style("Error:", fg="red", bold=True) if _coloured() else "Error:"
-    click.echo(f"{label} {error}", err=True)
-    if as_json:
-        parts = {"what": error.what, "found": error.found, "why": error.why, "try": error.hint}
-        head = {"schema": "reparam.error/1", "tool_version": tool_version(), "verdict": "error"}
-        click.echo(json.dumps({**head, "error": parts}))
-
-
-def _coloured() -> bool:
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return sys.stderr.isatty() and not plain
 
 
 def tell_unused(names: Iterable[str], why: str) -> list[str]:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import click
 
-from reparam.commands.json_output import json_option, print_json
+from reparam.commands.output import json_option, print_json
 from reparam.commands.progress import progress
 from reparam.errors import EXIT_NO
 

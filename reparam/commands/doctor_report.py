@@ -152,7 +152,7 @@ def _faults(found: Diagnosis) -> list[_Table | str]:
         (
             fault.id,
             f"{fault.what}: {fault.consequence}\n"
-            f"{'nothing is left to do' if fault.by_reparam else 'to mend it'}: {fault.mended}",
+            f"{'taken care of' if fault.by_reparam else 'to mend it'}: {fault.mended}",
         )
         for fault in order
     ]

@@ -16,7 +16,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any
 
-CHILD = Path(__file__).resolve().parents[1] / "adapters" / "trial_child.py"
+CHILD = Path(__file__).resolve().parents[1] / "trials" / "child.py"
 WORKS, FAILS, NOT_TRIED = "works", "fails", "not tried"
 
 _LONGEST = 300  # characters of what a package says that are quoted

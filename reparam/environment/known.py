@@ -17,7 +17,7 @@ from reparam.environment.faults import (
     System,
 )
 
-_MEASURED = "measured for this project on Linux x86-64 in November 2026"
+_MEASURED = "measured on Linux x86-64, November 2026"
 
 FAULTS = (
     Fault(
@@ -70,7 +70,7 @@ FAULTS = (
         (Has("paddle2onnx", ">=2"),),
         "packages change while a network is exported",
         "reparam never calls that optimizer, and forbids the installing",
-        f"{_MEASURED}",
+        _MEASURED,
         by_reparam=True,
     ),
     Fault(

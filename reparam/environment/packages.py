@@ -29,7 +29,7 @@ class Package:
         module: what is imported.
         distributions: normal names of those that hold it, the usual one first. They write the
             same files, so only one of them can be installed.
-        steps: trials in :mod:`reparam.adapters.trials`, in an order in which each needs no more
+        steps: trials in :mod:`reparam.trials.steps`, in an order in which each needs no more
             than those before it.
     """
 

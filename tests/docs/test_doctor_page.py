@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reparam.adapters import trials
 from reparam.environment.known import FAULTS
 from reparam.environment.packages import PACKAGES
+from reparam.trials import steps
 
 PAGE = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8")
 
@@ -25,4 +25,4 @@ def test_every_fault_is_a_row_and_every_row_a_fault():
 def test_every_trial_is_there():
     for package in PACKAGES:
         for step in package.steps:
-            assert callable(getattr(trials, f"try_{step.partition(':')[0]}"))
+            assert callable(getattr(steps, f"try_{step.partition(':')[0]}"))

@@ -48,6 +48,12 @@ def test_what_a_package_prints_is_no_answer(lamp, tmp_path, code):
     assert found.values == {"version": "1.2", "where": str(tmp_path / "lamp.py")}
 
 
+def test_an_answer_that_a_package_prints_does_not_hide_that_it_fails(lamp):
+    forged = 'print(\'{"step": "import", "values": {"version": "9"}}\', flush=True)'
+    found = lamp(forged + "\nraise ImportError('no')")["import"]
+    assert (found.state, found.found) == (FAILS, "ImportError: no")
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [
@@ -141,7 +147,7 @@ def test_nothing_is_installed_while_a_package_is_tried(lamp, monkeypatch):
 
 
 def test_packages_of_the_folder_of_the_script_are_not_found(lamp):
-    assert "No module named 'trials'" in lamp("import trials")["import"].found
+    assert "No module named 'steps'" in lamp("import steps")["import"].found
 
 
 @pytest.mark.parametrize(

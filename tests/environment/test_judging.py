@@ -115,6 +115,13 @@ def test_wheels_that_overwrote_each_other():
     )
 
 
+def test_wheels_that_overwrote_each_other_and_are_too_old_are_installed_once():
+    here = surroundings(versions={"onnxruntime": "1.17.0", "onnxruntime-gpu": "1.17.0"})
+    assert mending_line(here) == (
+        'pip uninstall --yes onnxruntime onnxruntime-gpu && pip install "onnxruntime-gpu>=1.18,<2"'
+    )
+
+
 def test_another_wheel_of_the_same_package_stays():
     here = surroundings(versions={"onnxruntime": None, "onnxruntime-gpu": "1.31.1"})
     assert (refused(here), mending_line(here)) == ({}, None)

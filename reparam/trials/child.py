@@ -34,7 +34,7 @@ def main(argument: str) -> None:
 
 
 def _tried(module: Any, step: str) -> dict[str, Any]:
-    errors, trials = (import_module(f"reparam.{name}") for name in ("errors", "adapters.trials"))
+    errors, trials = (import_module(f"reparam.{name}") for name in ("errors", "trials.steps"))
     name, _, detail = step.partition(":")
     trial = getattr(trials, f"try_{name}")
     try:

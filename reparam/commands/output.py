@@ -1,15 +1,18 @@
-"""``--json``: one object on stdout. Nothing heavy is imported here, so that every command can."""
+"""JSON on stdout, errors on stderr. Imports what every command can, were all else broken."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from reparam.errors import ReparamError
 from reparam.version import tool_version
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -24,6 +27,21 @@ def print_json(command: str, verdict: str, fields: dict[str, Any]) -> None:
         "verdict": verdict,
     }
     click.echo(json.dumps(_plain({**head, **fields}), allow_nan=False, indent=1))
+
+
+def print_error(error: ReparamError, as_json: bool) -> None:
+    """Print an error on stderr, and as an object on stdout if JSON was asked for."""
+    label = click.style("Error:", fg="red", bold=True) if _coloured() else "Error:"
+    click.echo(f"{label} {error}", err=True)
+    if as_json:
+        parts = {"what": error.what, "found": error.found, "why": error.why, "try": error.hint}
+        head = {"schema": "reparam.error/1", "tool_version": tool_version(), "verdict": "error"}
+        click.echo(json.dumps({**head, "error": parts}))
+
+
+def _coloured() -> bool:
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return sys.stderr.isatty() and not plain
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Small trials of packages: each does what a command of reparam does, on next to nothing.
 
 Each takes the module that was imported, returns what is worth telling, and raises whatever the
-package raises. They run in processes of their own, by ``trial_child.py``.
+package raises. They run in processes of their own, by ``child.py``.
 """
 
 from __future__ import annotations
@@ -138,17 +138,20 @@ def _text(field: int, text: str) -> bytes:
 
 def _normalised() -> bytes:
     """Return an ONNX file of a 1x1 convolution of 2 channels and a BatchNorm."""
-    from onnx import TensorProto, helper, numpy_helper
+    from reparam.adapters.onnx_model import import_onnx
 
+    onnx = import_onnx()
+    helper, to_tensor = onnx.helper, onnx.numpy_helper.from_array
     arrays = {"w": np.eye(2).reshape(2, 2, 1, 1) + 1, "gamma": [2, -1], "beta": [1, 0],
               "mean": [0.5, 3], "variance": [1, 4]}  # fmt: skip
-    stored = [numpy_helper.from_array(np.array(a, np.float32), n) for n, a in arrays.items()]
+    stored = [to_tensor(np.array(a, np.float32), n) for n, a in arrays.items()]
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"]),
         helper.make_node("BatchNormalization", ["c", *list(arrays)[1:]], ["y"]),
     ]
     x, y = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 4, 4]) for name in ("x", "y")
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2, 4, 4])
+        for name in ("x", "y")
     )
     graph = helper.make_graph(nodes, "trial", [x], [y], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
