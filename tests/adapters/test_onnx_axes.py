@@ -150,7 +150,7 @@ def test_turned_image() -> None:
     ("last", "names"),
     [
         ({"kernel_shape": [3, 3], "pads": [1] * 4}, ["height_64", "width_64"]),
-        ({"kernel_shape": [2, 2]}, ["e", "f"]),
+        ({"kernel_shape": [32, 32]}, ["e", "f"]),
     ],
 )
 def test_axis_of_a_graph_that_wants_multiples(last: Any, names: list[str]) -> None:
