@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from reparam.adapters.converter_versions import hint_of_versions, need_converting_versions
 from reparam.adapters.onnx_model import parse_model
 from reparam.errors import ExportError, MissingDependencyError
 
@@ -46,13 +47,14 @@ def need_converter() -> None:
     """Refuse at once what would fail at the end.
 
     Raises:
-        MissingDependencyError: paddle2onnx is not installed.
+        MissingDependencyError: paddle2onnx is not installed, or it or paddle is too old.
     """
     if not has_converter():
         found, hint = no_converter()
         raise MissingDependencyError(
             "writing an ONNX file needs the converter paddle2onnx", found=found, hint=hint
         )
+    need_converting_versions()
 
 
 def convert(program: Path, parameters: Path, *, opset: int = 17, timeout: float = 600) -> bytes:
@@ -201,7 +203,7 @@ def _ending(status: int) -> str:
 
 
 def _failure(ending: str, log: str) -> ExportError:
-    return ExportError(f"paddle2onnx {ending}", found=first_error(log))
+    return ExportError(f"paddle2onnx {ending}", found=first_error(log), hint=hint_of_versions())
 
 
 def first_error(log: str) -> str:

@@ -55,7 +55,7 @@ def lighten(source: Files, target: Files, light: int = LIGHT) -> Light:
         light: bytes of a weight that stays.
 
     Raises:
-        ExportError: the files are not as paddle 3.3 writes them.
+        ExportError: the files are not as paddle 3 writes them.
     """
     try:
         content, operators = _operators(source[0])
@@ -67,7 +67,7 @@ def lighten(source: Files, target: Files, light: int = LIGHT) -> Light:
         repairs = repair_program(operators)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ExportError(
-            "the static program is not as paddle 3.3 writes it", found=f"{error!r}"
+            "the static program is not as paddle 3 writes it", found=f"{error!r}"
         ) from error
     target[0].write_text(json.dumps(content), encoding="utf-8")
     with source[1].open("rb") as whole, target[1].open("wb") as kept:
@@ -82,7 +82,7 @@ def parameters_in(program: Path, parameters: Path) -> Iterator[tuple[str, bytes]
     """Yield the name and the bytes of every parameter of a program, one at a time.
 
     Raises:
-        ExportError: the files are not as paddle 3.3 writes them.
+        ExportError: the files are not as paddle 3 writes them.
     """
     _, operators = _operators(program)
     with parameters.open("rb") as stream:
@@ -223,7 +223,7 @@ def _values(desc: bytes) -> int:
 
 
 def _unknown_file() -> ExportError:
-    return ExportError("the parameters file is not as paddle 3.3 writes it")
+    return ExportError("the parameters file is not as paddle 3 writes it")
 
 
 def _varints(data: bytes) -> Iterator[int]:

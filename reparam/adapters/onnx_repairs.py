@@ -14,9 +14,13 @@ from reparam.adapters.onnx_constants import constant_of, register_constant
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_INTEGERS = (6, 7)  # int32 and int64, as ONNX counts types
+
 log = logging.getLogger("reparam.adapters")
 
 
+Number = int | tuple[Any, int]
+"""One size, or the value and the axis that it is of."""
 Sizes = Mapping[str, Sequence[int | None]]
 """Of the axes of values, by name; None where one may be any."""
 
@@ -68,8 +72,8 @@ def scale_resizes(graph: ir.Graph, sizes: Sizes) -> int:
         before:  x (N, C, 20, 20) -- Resize(sizes: Concat(Shape(x)[:2], [40, 40])) -- y
         after:   x (N, C, 20, 20) -- Resize(scales: [1, 1, 2, 2]) ------------------- y
 
-    Exact when: the first two sizes are those of the input, its others are known, and the ratio of
-    each to what it becomes is a number in float32, so that both ways find the same positions.
+    Exact when: each size is that of the same axis of the input, or both are known and the ratio of
+    what it becomes to what it is is a number in float32, so that both ways find the same positions.
 
     Returns:
         how many were rewritten; what computed their sizes is left without readers.
@@ -86,49 +90,55 @@ def scale_resizes(graph: ir.Graph, sizes: Sizes) -> int:
 
 
 def _scales(resize: ir.Node, known: Sizes) -> Any:
-    if len(resize.inputs) != 4 or "axes" in resize.attributes or resize.inputs[0] is None:
+    data = resize.inputs[0]
+    if len(resize.inputs) != 4 or data is None or "axes" in resize.attributes:
         return None
     policy = resize.attributes.get("keep_aspect_ratio_policy")
     if policy is not None and policy.as_string() != "stretch":
         return None
-    sizes, target = known.get(str(resize.inputs[0].name), ()), _target(resize)
+    sizes, target = known.get(str(data.name), ()), _numbers(resize.inputs[3], known)
     if target is None or len(target) != len(sizes):
         return None
     scales = []
-    for size, wanted in zip(sizes, target, strict=True):
-        exact = Fraction(1) if wanted is None else _ratio(wanted, size)
+    for axis, (size, wanted) in enumerate(zip(sizes, target, strict=True)):
+        exact = Fraction(1) if wanted == (data, axis) else _ratio(wanted, size)
         if exact is None or Fraction(float(np.float32(float(exact)))) != exact:
             return None
         scales.append(float(exact))
     return np.array(scales, np.float32)
 
 
-def _ratio(wanted: int, size: int | None) -> Fraction | None:
-    return Fraction(wanted, size) if size and wanted > 0 else None
+def _ratio(wanted: Number, size: int | None) -> Fraction | None:
+    whole = isinstance(wanted, int) and wanted > 0 and size
+    return Fraction(wanted, size) if whole else None  # type: ignore[arg-type]
 
 
-def _target(resize: ir.Node) -> list[int | None] | None:
-    """Return the sizes that a Resize is to make; None for one that is that of its input."""
-    data, sizes = resize.inputs[0], resize.inputs[3]
-    constant = None if sizes is None else constant_of(sizes)
+def _numbers(value: ir.Value | None, known: Sizes) -> list[Number] | None:
+    """Return the numbers in a vector of sizes, each as itself or as the axis that it is of."""
+    constant = None if value is None else constant_of(value)
     if constant is not None:
-        return [int(size) for size in constant]
-    concat = _producer(sizes, "Concat")
-    if concat is None or len(concat.inputs) != 2 or not _are_first_two(concat.inputs[0], data):
+        return [int(number) for number in constant.reshape(-1)]
+    node = None if value is None else value.producer()
+    if node is None or node.domain != "" or node.inputs[0] is None:
         return None
-    rest = None if concat.inputs[1] is None else constant_of(concat.inputs[1])
-    return None if rest is None else [None, None, *(int(size) for size in rest)]
+    if node.op_type == "Cast" and node.attributes["to"].as_int() in _INTEGERS:
+        return _numbers(node.inputs[0], known)
+    if node.op_type == "Shape" and not node.attributes:
+        sizes = known.get(str(node.inputs[0].name), ())
+        return [size or (node.inputs[0], axis) for axis, size in enumerate(sizes)]
+    if node.op_type == "Slice":
+        return _cut(node, known)
+    parts = [_numbers(part, known) for part in node.inputs] if node.op_type == "Concat" else [None]
+    return None if None in parts else [number for part in parts for number in part or ()]
 
 
-def _are_first_two(value: ir.Value | None, data: ir.Value | None) -> bool:
-    """Whether ``value`` is Slice(Shape(data), 0, 2)."""
-    cut = _producer(value, "Slice")
-    shape = None if cut is None else _producer(cut.inputs[0], "Shape")
-    if cut is None or shape is None or shape.inputs[0] is not data or shape.attributes:
-        return False
-    constants = [None if v is None else constant_of(v) for v in cut.inputs[1:]]
-    found = [None if array is None else array.tolist() for array in constants]
-    return len(found) >= 2 and found == [[0], [2], [0], [1]][: len(found)]
+def _cut(cut: ir.Node, known: Sizes) -> list[Number] | None:
+    whole = _numbers(cut.inputs[0], known)
+    constants = [None if value is None else constant_of(value) for value in cut.inputs[1:]]
+    found = [[None] if array is None else array.tolist() for array in constants]
+    if whole is None or found[2:] not in ([], [[0]], [[0], [1]]) or [None] in found:
+        return None
+    return whole[found[0][0] : found[1][0]]
 
 
 def _is_bare(squeeze: ir.Node) -> bool:
