@@ -11,7 +11,7 @@ import numpy as np
 from reparam.adapters.paddle_models import build_layer, load_arrays
 from reparam.architectures import in_paddle_spelling, list_models, recognise
 from reparam.checkpoint.blocks import find_blocks
-from reparam.checkpoint.detectors import KnownDetector, detector_of
+from reparam.detection.known import KnownDetector, detector_of
 from reparam.errors import ReparamError, UnsupportedModelError
 
 

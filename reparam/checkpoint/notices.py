@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from reparam.checkpoint.blocks import BlockMatch
-from reparam.checkpoint.detectors import detector_of
 from reparam.checkpoint.epsilons import GIVEN
 from reparam.checkpoint.families.terms import PADDLE
 from reparam.checkpoint.plan import Plan
+from reparam.detection.known import detector_of
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 

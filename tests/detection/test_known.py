@@ -14,8 +14,8 @@ import pytest
 import reparam
 from reparam.adapters.checkpoint_layers import architecture_of
 from reparam.architectures import recognise
-from reparam.checkpoint.detectors import DETECTORS, detector_of
 from reparam.checkpoint.fusing import fuse_arrays
+from reparam.detection.known import DETECTORS, detector_of
 from reparam.errors import UnsupportedModelError
 from tests.models.structures import LAYOUTS, SMALL
 
