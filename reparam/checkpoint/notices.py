@@ -44,8 +44,10 @@ def notices_of(
         notices.append("--epsilon had no effect: nothing was fused")
     detector = None if recognised is not None else detector_of(arrays)
     if detector is not None:
-        notices.append(f"the network is the detector {detector.title}, which is not in the zoo; "
-                       "what was fused was told by names and shapes")  # fmt: skip
+        told = "; blocks were told by their names and shapes" if plan.blocks else ""
+        notices.append(
+            f"the network is the detector {detector.title}, which is not in the zoo{told}"
+        )
     elif recognised is None and plan.blocks:
         notices.append("the network as a whole is not one that reparam knows; blocks were told "
                        "by their names and shapes")  # fmt: skip
