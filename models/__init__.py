@@ -24,6 +24,7 @@ _LATE = {
     "MobileOneBlock": "mobileone",
     "PPLCNetV2": "pplcnetv2",
     "PPLCNetV3": "pplcnetv3",
+    "PPYOLOE": "ppyoloe",
     "RepDepthwiseSeparable": "pplcnetv2",
     "RepVGG": "repvgg",
     "RepVGGBlock": "repvgg",
@@ -35,6 +36,7 @@ _LATE = {
 }
 
 __all__ = [
+    "PPYOLOE",
     "BasicBlock",
     "CSPResNet",
     "CSPResStage",

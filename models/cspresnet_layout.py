@@ -100,23 +100,22 @@ class Structure:
         return (half, half, first) if self.use_large_stem else (half, first)
 
 
-def layout(structure: Structure) -> Layout:
-    """Return the state dict of the network with ``structure``."""
+def layout(structure: Structure, prefix: str = "") -> Layout:
+    """Return the state dict of the network with ``structure``, its keys under ``prefix``."""
     parts: list[Plain | ConvBN | Block] = []
     previous = structure.in_channels
     for index, channels in enumerate(structure.stem, start=1):
-        parts.append(ConvBN(f"stem.conv{index}", (channels, previous, 3, 3)))
+        parts.append(ConvBN(f"{prefix}stem.conv{index}", (channels, previous, 3, 3)))
         previous = channels
     for stage in range(len(structure.layers)):
-        parts += _stage(structure, stage)
+        parts += _stage(structure, stage, f"{prefix}stages.{stage}")
     if structure.num_classes is not None:
         shape = (structure.channels[-1], structure.num_classes)
-        parts.append(Plain({"head.weight": shape, "head.bias": shape[1:]}))
+        parts.append(Plain({f"{prefix}head.weight": shape, f"{prefix}head.bias": shape[1:]}))
     return Layout(parts)
 
 
-def _stage(structure: Structure, stage: int) -> list[Plain | ConvBN | Block]:
-    prefix = f"stages.{stage}"
+def _stage(structure: Structure, stage: int, prefix: str) -> list[Plain | ConvBN | Block]:
     mid = structure.middles[stage]
     half = mid // 2
     parts: list[Plain | ConvBN | Block] = [
@@ -125,14 +124,20 @@ def _stage(structure: Structure, stage: int) -> list[Plain | ConvBN | Block]:
         ConvBN(f"{prefix}.conv2", (half, mid, 1, 1)),
     ]
     for index in range(structure.layers[stage]):
-        where = f"{prefix}.blocks.{index}"
-        parts.append(ConvBN(f"{where}.conv1", (half, half, 3, 3)))
-        parts.append(rep_vgg_block(f"{where}.conv2", half, structure.use_alpha))
+        parts += basic_block(f"{prefix}.blocks.{index}", half, structure.use_alpha)
     parts.append(
         Plain({f"{prefix}.attn.fc.weight": (mid, mid, 1, 1), f"{prefix}.attn.fc.bias": (mid,)})
     )
     parts.append(ConvBN(f"{prefix}.conv3", (structure.channels[stage + 1], mid, 1, 1)))
     return parts
+
+
+def basic_block(prefix: str, channels: int, alpha: bool) -> list[Plain | ConvBN | Block]:
+    """Return a 3x3 convolution and the RepVggBlock after it."""
+    return [
+        ConvBN(f"{prefix}.conv1", (channels, channels, 3, 3)),
+        rep_vgg_block(f"{prefix}.conv2", channels, alpha),
+    ]
 
 
 def rep_vgg_block(prefix: str, channels: int, alpha: bool) -> Block:

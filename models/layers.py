@@ -205,7 +205,11 @@ class RepVggBlock(ReparamBlock):
 
 
 class BasicBlock(Layer):
-    """A 3x3 ConvBNLayer and a RepVggBlock of ``channels`` channels, added to their input."""
+    """A 3x3 ConvBNLayer and a RepVggBlock of ``channels`` channels, added to their input.
+
+    Args:
+        shortcut: add the input; otherwise the two stand alone.
+    """
 
     def __init__(
         self,
@@ -213,17 +217,20 @@ class BasicBlock(Layer):
         *,
         act: Activation = "relu",
         alpha: bool = False,
+        shortcut: bool = True,
         deploy: bool = False,
         epsilon: float = EPSILON,
     ) -> None:
         super().__init__()
+        self.shortcut = shortcut
         self.conv1 = ConvBNLayer(channels, channels, 3, padding=1, act=act, epsilon=epsilon)
         self.conv2 = RepVggBlock(
             channels, channels, act=act, alpha=alpha, deploy=deploy, epsilon=epsilon
         )
 
     def forward(self, x: Any) -> Any:
-        return x + self.conv2(self.conv1(x))
+        y = self.conv2(self.conv1(x))
+        return x + y if self.shortcut else y
 
 
 class EffectiveSELayer(Layer):

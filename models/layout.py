@@ -99,14 +99,21 @@ class Account:
     unexpected: tuple[str, ...]
     mismatched: tuple[tuple[str, Shape, Shape], ...]
     beside: tuple[str, ...]
+    ignored: tuple[str, ...]
     agreement: float  # keys of the right shape / all keys, found or needed
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The parts of a network, in the order of its state dict."""
+    """The parts of a network, in the order of its state dict.
+
+    Attributes:
+        parts: what it holds.
+        ignored: prefixes of keys that are part of training alone, and of no network here.
+    """
 
     parts: list[Plain | ConvBN | Block] = field(default_factory=list)
+    ignored: tuple[str, ...] = ()
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -137,7 +144,9 @@ class Layout:
             else:
                 needed |= part.shapes(part.is_folded(found))
         missing = tuple(name for name in needed if name not in found)
-        unexpected = tuple(n for n in found if n not in needed and n not in leftovers)
+        others = [n for n in found if n not in needed and n not in leftovers]
+        ignored = tuple(n for n in others if n.startswith(self.ignored))
+        unexpected = tuple(n for n in others if not n.startswith(self.ignored))
         mismatched = tuple(
             (name, tuple(found[name]), shape)
             for name, shape in needed.items()
@@ -153,6 +162,7 @@ class Layout:
             unexpected=unexpected,
             mismatched=mismatched,
             beside=tuple(name for name in found if name in leftovers),
+            ignored=ignored,
             agreement=right / (len(needed) + len(unexpected)),
         )
 

@@ -15,6 +15,8 @@ from reparam.models import (
     pplcnetv2_layout,
     pplcnetv3_inference,
     pplcnetv3_layout,
+    ppyoloe_inference,
+    ppyoloe_layout,
     repvgg_inference,
     repvgg_layout,
 )
@@ -26,6 +28,7 @@ from reparam.models.spelling import paddle_shapes, torch_name, torch_shapes, tur
 _LEAST_AGREEMENT = 0.75
 
 _FAMILIES: tuple[tuple[Any, Any], ...] = (
+    (ppyoloe_inference, ppyoloe_layout),
     (cspresnet_inference, cspresnet_layout),
     (repvgg_inference, repvgg_layout),
     (mobileone_inference, mobileone_layout),
@@ -54,6 +57,7 @@ class Recognised:
         deployed: prefixes of the blocks that are in deploy form.
         folded: prefixes of the ConvBNLayers whose BatchNorm is folded.
         beside: keys of deploy weights that stand beside the branches, which decide.
+        ignored: keys of what takes part in training alone, such as an auxiliary head.
         block_family: what reports call its blocks, in any form.
         torch: PyTorch wrote it: the keys above are in its spelling, those of the Layer in Paddle's
             (:func:`reparam.models.spelling.in_paddle_spelling`).
@@ -70,6 +74,7 @@ class Recognised:
     deployed: tuple[str, ...] = ()
     folded: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     block_family: str = ""
     torch: bool = False
 
@@ -78,7 +83,8 @@ def recognise(shapes: Mapping[str, Shape]) -> Recognised | None:
     """Return the architecture whose state dict has these names and shapes, None if none known.
 
     A few keys may be missing, misshapen or too many: they are reported, not guessed away. Keys
-    under a prefix (``backbone.``, ``module.``) belong to a larger model and are not recognised.
+    under a prefix (``backbone.``, ``module.``) belong to a larger model: of those, PP-YOLOE is
+    known.
     """
     found = _nearest(shapes)
     if found is None:
@@ -177,6 +183,7 @@ def _recognised(
         deployed=account.deployed,
         folded=account.folded,
         beside=tuple(map(own, account.beside)),
+        ignored=tuple(map(own, account.ignored)),
         block_family=found.family.BLOCK_FAMILY,
         torch=found.torch,
     )

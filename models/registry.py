@@ -15,6 +15,7 @@ from reparam.models import (
     mobileone_layout,
     pplcnetv2_layout,
     pplcnetv3_layout,
+    ppyoloe_layout,
     repvgg_layout,
 )
 
@@ -26,6 +27,7 @@ _FAMILIES = {
     "mobileone": mobileone_layout,
     "pplcnetv2": pplcnetv2_layout,
     "pplcnetv3": pplcnetv3_layout,
+    "ppyoloe": ppyoloe_layout,
     "repvgg": repvgg_layout,
 }
 _BUILT_IN: dict[str, str] = {

@@ -23,6 +23,7 @@ _COMMANDS = {
     "verify": "Prove that two models are the same function, or show where not.",
     "export": "Write one clean ONNX file.",
     "bench": "Measure latency, and say whether a difference is one.",
+    "doctor": "Tell what works here, and the one line that mends the rest.",
     "demo": "Run everything on a small trained network.",
     "completion": "Print what lets a shell complete commands and options.",
 }

@@ -38,7 +38,7 @@ def layer_of(arrays: Mapping[str, np.ndarray[Any, Any]], overrides: Mapping[str,
         _sublayer(layer, prefix).convert_to_deploy()
     for prefix in recognised.folded:
         _sublayer(layer, prefix).fold_batch_norm()
-    not_of_it = {*recognised.unexpected, *recognised.beside}
+    not_of_it = {*recognised.unexpected, *recognised.beside, *recognised.ignored}
     load_arrays(layer, {key: array for key, array in arrays.items() if key not in not_of_it})
     return layer
 

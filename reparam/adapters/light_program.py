@@ -14,10 +14,12 @@ import io
 import json
 import struct
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import IO, Any
 
+from reparam.adapters.program_repairs import repair_program
 from reparam.errors import ExportError
 
 Files = tuple[Path, Path]
@@ -31,8 +33,21 @@ _CHUNK = 1 << 20
 _SIZES = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2}  # bytes, by type
 
 
-def lighten(source: Files, target: Files, light: int = LIGHT) -> set[str]:
-    """Write a program without its heavy weights; return their names.
+@dataclass(frozen=True)
+class Light:
+    """What became of a program that was written for the converter.
+
+    Attributes:
+        heavy: names of the weights that are not in it.
+        repairs: what of the program was put right, in words, with counts.
+    """
+
+    heavy: set[str]
+    repairs: dict[str, int] = field(default_factory=dict)
+
+
+def lighten(source: Files, target: Files, light: int = LIGHT) -> Light:
+    """Write a program without its heavy weights, and so that the converter can read it.
 
     Args:
         source: ``model.json`` of paddle 3, and its ``.pdiparams``.
@@ -49,6 +64,7 @@ def lighten(source: Files, target: Files, light: int = LIGHT) -> set[str]:
         for operator in operators:
             if operator["#"] == "p" and operator["A"][3] in heavy:
                 _make_input(operator)
+        repairs = repair_program(operators)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ExportError(
             "the static program is not as paddle 3.3 writes it", found=f"{error!r}"
@@ -59,7 +75,7 @@ def lighten(source: Files, target: Files, light: int = LIGHT) -> set[str]:
             _copy_tensor(whole, None if name in heavy else kept)
         if whole.read(1):
             raise ExportError("the parameters file holds more than the program has parameters")
-    return heavy
+    return Light(heavy, repairs)
 
 
 def parameters_in(program: Path, parameters: Path) -> Iterator[tuple[str, bytes]]:

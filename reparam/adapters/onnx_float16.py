@@ -6,7 +6,7 @@ after:   x -- Cast -- Conv(weight) -- Cast -- y          float16 between the cas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,13 @@ Array = npt.NDArray[Any]
 LARGEST = 65504.0  # of float16
 SMALLEST_NORMAL = 2.0**-14
 
-# Operators that take float16 for every float input, in every opset from 11 on. Resize is not one:
-# its scales are float32 whatever the image is.
+# Operators that take float16 for every float input, in every opset from 11 on; of Resize, the
+# scales are float32 whatever the image is.
 _KNOWN = frozenset({"Abs", "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv"})
 _KNOWN |= {"ConvTranspose", "Div", "Elu", "Erf", "Exp", "Flatten", "Gemm", "GlobalAveragePool"}
 _KNOWN |= {"GlobalMaxPool", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MatMul", "Max"}
 _KNOWN |= {"MaxPool", "Min", "Mul", "Neg", "PRelu", "Pow", "ReduceMax", "ReduceMean", "ReduceSum"}
-_KNOWN |= {"Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Softplus", "Split", "Sqrt"}
+_KNOWN |= {"Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "Softplus", "Split", "Sqrt"}
 _KNOWN |= {"Squeeze", "Sub", "Sum", "Tanh", "Transpose", "Unsqueeze"}
 
 
@@ -71,14 +71,17 @@ def rounded_to_float16(name: str, array: Array) -> tuple[Array, Rounding]:
     return found, Rounding(array.size, int(small.sum()), int(lost.sum()))
 
 
-def to_float16(proto: Any, weights: Mapping[str, Array], keep_io: bool) -> tuple[Any, Rounding]:
+def to_float16(
+    proto: Any, weights: Mapping[str, Array], keep_inputs: bool, keep_outputs: bool
+) -> tuple[Any, Rounding]:
     """Return a float32 model as a float16 one, and what rounding its own initializers did.
 
     Args:
         proto: an ``onnx.ModelProto``; it is not changed.
         weights: values to round in place of the initializers of these names; inputs of these
             names are weights that come later, and get no cast.
-        keep_io: leave inputs and outputs float32.
+        keep_inputs: leave inputs float32.
+        keep_outputs: leave outputs float32.
 
     Raises:
         ExportError: a weight is too large, or an operator is not known to compute in float16.
@@ -92,27 +95,45 @@ def to_float16(proto: Any, weights: Mapping[str, Array], keep_io: bool) -> tuple
         )
     model = onnx.ModelProto()
     model.CopyFrom(proto)
-    done = Rounding()
+    done, scales = Rounding(), _scales(model.graph)
     for tensor in model.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
+        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in scales:
             held = weights.get(tensor.name, onnx.numpy_helper.to_array(tensor))
             array, found = rounded_to_float16(tensor.name, held)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
             done += found
     del model.graph.value_info[:]
-    _border(model.graph, {value.name for value in model.graph.input} & set(weights), keep_io)
+    images = [value for value in model.graph.input if value.name not in weights]
+    outputs = list(model.graph.output)
+    _border(model.graph, images if keep_inputs else [], outputs if keep_outputs else [])
+    for value in (*([] if keep_inputs else images), *([] if keep_outputs else outputs)):
+        _set_float16(value)
     return model, done
 
 
-def _border(graph: Any, weights: set[str], keep_io: bool) -> None:
-    """Make the interface float16, or cast behind every input and before every output."""
+def _scales(graph: Any) -> set[str]:
+    """Return the names of the constants that are scales of a Resize, which stay float32.
+
+    Raises:
+        ExportError: the scales are computed, or are read as something else, too.
+    """
+    read = [(node.op_type, at, name) for node in graph.node for at, name in enumerate(node.input)]
+    found = {name for operator, at, name in read if (operator, at) == ("Resize", 2) and name}
+    others = {name for operator, at, name in read if (operator, at) != ("Resize", 2)}
+    wrong = found & others | found - {tensor.name for tensor in graph.initializer}
+    if wrong:
+        raise ExportError(
+            "cannot export this network in float16",
+            found=f"the scales of a Resize, '{min(wrong)}', are no constants of its own",
+        )
+    return found
+
+
+def _border(graph: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Make the interface float16, but cast behind these inputs and before these outputs."""
     onnx = import_onnx()
-    inputs = [v for v in graph.input if v.name not in weights]
-    if not keep_io:
-        for value in (*inputs, *graph.output):
-            _set_float16(value)
-        return
-    renamed = {v.name: f"{v.name}.float16" for v in (*inputs, *graph.output) if _is_float32(v)}
+    kept = [v for v in (*inputs, *outputs) if _is_float32(v)]
+    renamed = {v.name: f"{v.name}.float16" for v in kept}
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
@@ -125,7 +146,7 @@ def _border(graph: Any, weights: set[str], keep_io: bool) -> None:
     ]
     after = [
         make("Cast", [renamed[v.name]], [v.name], name=f"{v.name}.cast", to=to32)
-        for v in graph.output
+        for v in outputs
         if v.name in renamed
     ]
     del graph.node[:]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reparam.detection import RAW
 from reparam.drafts import signals_held
 from reparam.errors import CheckpointError, MissingDependencyError, UnsupportedModelError
 
@@ -50,6 +51,9 @@ def build_layer(
 ) -> Any:
     """Return the recognised network as a Layer in evaluation mode, its weights 0 or 1 as yet.
 
+    A detector answers with its maps: what comes after them has no weights, and a sigmoid or a
+    softmax would hide what is wrong in them.
+
     Args:
         recognised: what :func:`reparam.architectures.recognise` found.
         deploy: build the deploy form, else the train-time form, whatever form was recognised.
@@ -72,6 +76,8 @@ def build_layer(
         ) from error
     finally:
         paddle.nn.initializer.set_global_initializer(None, None)
+    if hasattr(type(layer), "maps"):
+        layer.head = RAW
     layer.eval()
     return layer
 

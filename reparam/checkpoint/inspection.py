@@ -57,6 +57,7 @@ class Inspection:
     blocks: tuple[BlockForm, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    ignored: tuple[str, ...]
     mismatched: tuple[str, ...]
     not_finite: tuple[str, ...]
     untrained: tuple[str, ...]
@@ -105,6 +106,7 @@ def inspect(path: str | Path, *, prefix: str | None = None) -> Inspection:
         blocks=blocks,
         missing=known.missing if known else (),
         unexpected=known.unexpected if known else (),
+        ignored=known.ignored if known else (),
         mismatched=_mismatched(known),
         not_finite=tuple(_not_finite(checkpoint)),
         untrained=_untrained(arrays),

@@ -57,6 +57,8 @@ def notices_of(
     if recognised is not None and recognised.unexpected:
         notices.append(f"carried over, but no part of a {recognised.name}: "
                        f"{listing(recognised.unexpected)}")  # fmt: skip
+    if recognised is not None and recognised.ignored:
+        notices.append(ignored_notice(recognised))
     families = dict.fromkeys(match.family for match in plan.matches)
     notices += [
         family.remark
@@ -127,3 +129,12 @@ def _fresh(match: BlockMatch, arrays: Arrays) -> bool:
     variances = [arrays[norm.keys[3]] for norm in match.norms]
     never_trained = not any(mean.any() for mean in means) and all((v == 1).all() for v in variances)
     return bool(means) and never_trained
+
+
+def ignored_notice(recognised: Any) -> str:
+    """Say which arrays of a checkpoint take part in training alone."""
+    parts = sorted({key.partition(".")[0] for key in recognised.ignored})
+    return (
+        f"{len(recognised.ignored)} arrays of {' and '.join(parts)} take part in training alone; "
+        f"the {recognised.name} runs without them"
+    )

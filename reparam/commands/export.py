@@ -24,6 +24,7 @@ from reparam.commands.common import (
     table,
     the_checkpoint,
 )
+from reparam.commands.detector_options import DetectorChoice, detector_options
 from reparam.commands.model_options import Choice, model_options
 from reparam.exporter import Difference, ExportReport, Tensor, export_onnx
 
@@ -41,6 +42,7 @@ Example:
   reparam export ckpt.pdparams --onnx
   reparam export ckpt.pdparams --onnx model.onnx --input-size 480x640 --batch 1
   reparam export ckpt.pdparams --onnx --dynamic batch,height,width --precision float16
+  reparam export ckpt.pdparams --onnx --fold-normalize
   reparam export ckpt.pdparams --paddle deploy.json"""
 )
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
@@ -104,6 +106,15 @@ Example:
     help="With float16: keep inputs and outputs float32 (the default), or make them float16 too.",
 )
 @click.option(
+    "--fold-normalize",
+    is_flag=False,
+    flag_value="",
+    metavar="[VALUE]",
+    help="Make the ONNX file take raw pixels. MEAN,STD or one of each for every channel, 1/255 to "
+    "scale first, bgr to turn the channels; or a preset: imagenet, ppyoloe, ppyoloe+ ... Without "
+    "VALUE, what networks such as the recognised one are trained with.",
+)
+@click.option(
     "--external-data",
     is_flag=True,
     help="Put the weights into x.onnx.data beside x.onnx. Done anyway from 2 GB on.",
@@ -118,6 +129,7 @@ Example:
 @epsilon_option
 @prefix_option
 @model_options
+@detector_options
 @force_option
 @json_option
 def command(
@@ -128,6 +140,7 @@ def command(
     input_size: str | None,
     prefix: str | None,
     choice: Choice,
+    detector: DetectorChoice,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -141,6 +154,9 @@ def command(
         checkpoint, onnx = Path(onnx), ""  # `export --onnx ckpt.pdparams`
     if paddle and checkpoint is None and is_checkpoint(Path(paddle)):
         checkpoint, paddle = Path(paddle), ""
+    folded = options["fold_normalize"]
+    if folded and checkpoint is None and is_checkpoint(Path(folded)):
+        checkpoint, options["fold_normalize"] = Path(folded), ""
     source = the_checkpoint(checkpoint)
     if onnx is None and paddle is None:
         onnx = ""
@@ -159,6 +175,7 @@ def command(
             settings=chosen.settings,
             model=chosen.own,
             progress=tell,
+            **detector.options(chosen),
             **options,
         )
     if as_json:
@@ -209,6 +226,8 @@ def _files(report: ExportReport) -> Iterator[tuple[str, str]]:
         yield "wrote", f"{report.output} ({report.file_bytes:,} bytes)"
     if report.data is not None:
         yield "wrote", f"{report.data} ({report.data_bytes:,} bytes), which belongs to it"
+    if report.contract is not None:
+        yield "wrote", f"{report.contract}, how to feed it and what its outputs mean"
     if report.paddle is not None:
         files = f"{report.paddle.program} and {report.paddle.parameters}"
         yield "wrote", f"{files} ({report.paddle.file_bytes:,} bytes)"

@@ -97,6 +97,7 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
     problems = (
         ("missing", found.missing),
         ("unexpected", found.unexpected),
+        ("for training alone", found.ignored),
         ("wrong shape", found.mismatched),
         ("not finite", found.not_finite),
         ("untrained statistics", found.untrained),

@@ -20,6 +20,7 @@ from reparam.configuration import (
     check_name,
     read_configuration,
 )
+from reparam.detection import Preprocessing, Selection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -85,7 +86,14 @@ class Choice:
             click.echo(f"note: {remark}", err=True)
         notices += configuration.remarks
         settings = {**configuration.settings, **settings}
-        return Chosen(settings, None, configuration.input_size, tuple(notices))
+        return Chosen(
+            settings,
+            None,
+            configuration.input_size,
+            tuple(notices),
+            selection=configuration.selection,
+            preprocessing=configuration.preprocessing,
+        )
 
     def _contradictions(self, configuration: Configuration) -> list[str]:
         said = {**configuration.told, **configuration.settings}
@@ -108,12 +116,16 @@ class Chosen:
         own: the user's own network, in place of a registered one.
         input_size: (H, W) that a configuration names.
         notices: options that have no effect or contradict each other; told on stderr already.
+        selection: how a configuration makes detections of boxes, if it says.
+        preprocessing: of the images that a configuration tests a detector with, if it says.
     """
 
     settings: dict[str, Any]
     own: ForeignModel | None
     input_size: tuple[int, int] | None
     notices: tuple[str, ...] = ()
+    selection: Selection | None = None
+    preprocessing: Preprocessing | None = None
 
 
 def model_options(command: Command) -> Command:

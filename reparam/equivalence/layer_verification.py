@@ -25,6 +25,7 @@ from reparam.checkpoint.fusing import listing
 from reparam.checkpoint.manifest import source_of, wanted_of
 from reparam.equivalence import networks
 from reparam.equivalence.carried import WHY as CARRIED
+from reparam.equivalence.exported import compare_onnx
 from reparam.equivalence.layer_proving import compare_layer_blocks, prove
 from reparam.equivalence.layer_reading import layer_as_meant
 from reparam.equivalence.loading import candidate_of
@@ -244,8 +245,8 @@ def _with_onnx(
             why="what an ONNX file computes shows only in its outputs",
             hint="leave --no-network out",
         )
-    stage = networks.compare_onnx(truth, path, probing)
-    return _verification(first, str(path), sha256_of(path), truth.model, [stage], notices)
+    stages = compare_onnx(truth, path, probing)
+    return _verification(first, str(path), sha256_of(path), truth.model, [*stages], notices)
 
 
 def _compare_carried(ours: Arrays, theirs: Arrays, paths: list[str]) -> Stage:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from reparam.adapters import onnx_files, onnx_runtime, paddle_models
+from reparam.adapters import onnx_files, paddle_models
 from reparam.adapters.checkpoint_layers import as_layers_name_them, layer_of
 from reparam.adapters.closeness import FACTOR, UNDECIDABLE_FLOAT16, closeness
 from reparam.adapters.closeness import UNDECIDABLE as WORST_FLOOR
 from reparam.adapters.float16_reference import run_in_float16
 from reparam.adapters.foreign_running import jittered
+from reparam.adapters.head_model_joining import PREFIX as HEAD
 from reparam.architectures import recognise
 from reparam.checkpoint import fuse_arrays
 from reparam.conv.bounds import UNIT_ROUNDOFF
-from reparam.equivalence.probes import Probing, network_probes
+from reparam.detection.sizes import check_size, rounded_up
+from reparam.equivalence.probes import DEFAULT_SIZES, Probing, network_probes
 from reparam.equivalence.records import (
     DIFFERENT,
     EQUAL,
@@ -31,6 +33,7 @@ _JITTERS = (11, 12, 13)  # seeds of the copies whose weights are off by one roun
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 Runner = Callable[[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]
+Seen = Callable[[np.ndarray[Any, Any]], tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 
 WHY = (
     "truth: the original in float64; the candidate may be as far from it as the original in "
@@ -88,38 +91,37 @@ class Original:
             paddle_models.load_arrays(self.wide, exact)
         recognised = recognise({key: array.shape for key, array in arrays.items()})
         self.channels = int(recognised.settings.get("in_channels", 3)) if recognised else 3
+        self.multiple: int = getattr(self.layer, "size_multiple", 1)
 
 
 def compare_layers(original: Original, candidate: Arrays, probing: Probing) -> Stage:
     """Run the checkpoint ``candidate`` in Paddle, float32, against ``original``."""
     layer = layer_of(paddle_models.as_float32(candidate), probing.overrides)
-    inputs = network_probes(original.channels, probing.sizes, probing.own_input)
+    sizes = sizes_of(original, probing)
+    inputs = network_probes(original.channels, sizes, probing.own_input)
     return compare_run("network", original, lambda x: paddle_models.run_layer(layer, x), inputs)
 
 
-def compare_onnx(original: Truth, path: Path, probing: Probing) -> Stage:
-    """Run the ONNX file at ``path`` in onnxruntime, on the CPU, against ``original``."""
-    session = onnx_runtime.open_session(path)
-    fixed = onnx_runtime.fixed_size(session)
-    sizes = (fixed,) if fixed else probing.sizes
-    inputs = network_probes(original.channels, sizes, probing.own_input)
-    batch = session.get_inputs()[0].shape[0]
-    copies = batch if isinstance(batch, int) else 1  # a fixed batch is filled with one image
-    dtype = np.float16 if "float16" in session.get_inputs()[0].type else np.float32
+def sizes_of(original: Any, probing: Probing) -> Sequence[tuple[int, int]]:
+    """Return the sizes to probe, those that nobody asked for made such as the network takes.
 
-    def run(x: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        outputs = onnx_runtime.run_onnx(session, np.repeat(x.astype(dtype), copies, axis=0))
-        return [output[:1] for output in outputs]
-
-    narrow = _is_narrow(array for _, array in onnx_files.weights_in(path))
-    return compare_run("onnxruntime", original, run, inputs, narrow)
+    Raises:
+        UnsupportedModelError: a size that was asked for is not one of them.
+    """
+    multiple = getattr(original, "multiple", 1)
+    if probing.sizes is DEFAULT_SIZES:
+        return [rounded_up(size, multiple) for size in probing.sizes]
+    for size in probing.sizes:
+        check_size(size, multiple)
+    return probing.sizes
 
 
 def find_weights(original: Arrays, path: Path, epsilon: float | None) -> Stage:
     """Look in an ONNX file for the fused weight of every block of ``original``."""
     fused, report = fuse_arrays(original, epsilon=epsilon)
-    stored = [array for _, array in onnx_files.weights_in(path) if array.dtype.kind == "f"]
-    absent, dtype = [], np.dtype("float16" if _is_narrow(stored) else "float32")
+    named = [(k, array) for k, array in onnx_files.weights_in(path) if array.dtype.kind == "f"]
+    stored = [array for _, array in named]
+    absent, dtype = [], np.dtype("float16" if is_narrow(named) else "float32")
     smallest = float(np.finfo(dtype).smallest_subnormal)
     for block in report.fused:
         weight = fused[block.keys[0]]
@@ -134,9 +136,16 @@ def find_weights(original: Arrays, path: Path, epsilon: float | None) -> Stage:
     return Stage("fused weights", EQUAL, f"all {len(report.fused)} found in the file", why)
 
 
-def _is_narrow(arrays: Iterable[np.ndarray[Any, Any]]) -> bool:
-    """Whether the weights of a file are float16."""
-    kinds = {array.dtype.name for array in arrays if array.dtype.kind == "f"}
+def is_narrow(weights: Iterable[tuple[str, np.ndarray[Any, Any]]]) -> bool:
+    """Whether the weights of a file are float16, whatever is behind the maps of a detector.
+
+    Constants with less than two axes, such as the scales of a Resize, may be float32 all the same.
+    """
+    kinds = {
+        array.dtype.name
+        for name, array in weights
+        if array.dtype.kind == "f" and array.ndim > 1 and not name.startswith(HEAD)
+    }
     return kinds == {"float16"}
 
 
@@ -146,15 +155,22 @@ def compare_run(
     run: Runner,
     inputs: list[tuple[str, np.ndarray[Any, Any]]],
     narrow: bool = False,
+    seen: Seen | None = None,
 ) -> Stage:
-    """Compare the outputs of ``run`` with those of ``original``, on every input."""
+    """Compare the outputs of ``run`` with those of ``original``, on every input.
+
+    Args:
+        seen: what the original sees of an input, in float64 and in float32, where the candidate
+            does something to it first.
+    """
     why = WHY_FLOAT16 if narrow else WHY
     shaken = _Shaken(original)
     results: list[ProbeResult] = []
     for probe, x in inputs:
-        truth = paddle_models.run_layer(original.wide, x.astype(np.float64))
+        exact, single = (x.astype(np.float64), x) if seen is None else seen(x)
+        truth = paddle_models.run_layer(original.wide, exact)
         yardstick = run_in_float16 if narrow else paddle_models.run_layer
-        reference = yardstick(original.layer, x)
+        reference = yardstick(original.layer, single)
         found = run(x)
         if len(found) != len(truth):
             text = f"{len(found)} outputs, the original has {len(truth)}"
@@ -163,7 +179,7 @@ def compare_run(
             result = _result(output, probe, *three, narrow)
             if result.verdict == DIFFERENT and np.isfinite(result.distance) and not narrow:
                 truth_of, _, found_of = three
-                worse = shaken.reference(output, x, truth_of)
+                worse = shaken.reference(output, exact, truth_of)
                 result = max(result, _result(output, probe, truth_of, worse, found_of, narrow),
                              key=lambda one: one.bound)  # fmt: skip
             results.append(result)
@@ -185,8 +201,7 @@ class _Shaken:
         """Return the output, of several copies, that is furthest from the truth."""
         if not self.copies:
             self.copies = [jittered(self.original.layer, seed) for seed in _JITTERS]
-        wide = x.astype(np.float64)
-        outputs = [paddle_models.run_layer(copy, wide)[output] for copy in self.copies]
+        outputs = [paddle_models.run_layer(copy, x)[output] for copy in self.copies]
         return max(outputs, key=lambda y: float(np.max(np.abs(y - truth))))
 
 

@@ -18,9 +18,11 @@ from reparam.checkpoint.manifest import source_of, wanted_of
 from reparam.checkpoint.opening import check_input
 from reparam.checkpoint.pairs import find_pairs, folded_in
 from reparam.checkpoint.plan import families_named
+from reparam.detection.sizes import check_size
 from reparam.equivalence import networks
 from reparam.equivalence.blocks import compare_blocks
 from reparam.equivalence.carried import Arrays, compare_carried
+from reparam.equivalence.exported import compare_onnx
 from reparam.equivalence.layer_verification import verify_layers
 from reparam.equivalence.loading import candidate_of
 from reparam.equivalence.probes import Probing
@@ -89,9 +91,9 @@ def _with_onnx(first: Checkpoint, path: Path, probing: Probing) -> Verification:
     arrays = as_float32(first.arrays)
     original = networks.Original(arrays, probing.overrides)
     _need_channels(original, probing)
-    outputs = networks.compare_onnx(original, path, probing)
+    outputs = compare_onnx(original, path, probing)
     weights = networks.find_weights(arrays, path, probing.epsilon)
-    return _verification(first, str(path), sha256_of(path), probing, (weights, outputs))
+    return _verification(first, str(path), sha256_of(path), probing, (weights, *outputs))
 
 
 def _checkpoint_stages(ours: Arrays, theirs: Arrays, probing: Probing) -> tuple[Stage, ...]:
@@ -142,6 +144,8 @@ def _need_channels(original: networks.Original, probing: Probing) -> None:
             "the probe does not fit the network",
             found=f"an array of shape {own.shape}; needed: (N, {original.channels}, H, W)",
         )
+    if own is not None:
+        check_size((own.shape[2], own.shape[3]), original.multiple)
 
 
 def _verification(

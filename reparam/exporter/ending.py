@@ -15,7 +15,11 @@ from reparam.adapters.paddle_models import Array
 from reparam.graph.constants import Constants
 from reparam.graph.fusing import fuse_graph
 from reparam.graph.inspecting import first_round
+from reparam.graph.normalizing import normalize, settle
+from reparam.graph.preparing import sweep
 from reparam.graph.records import Fused, Left
+from reparam.graph.records import Options as Fusing
+from reparam.normalization import Normalization
 
 AS_ASKED = "the export was asked to keep the form of the checkpoint"
 
@@ -30,6 +34,7 @@ class Ended:
         made: weights that are of no layer, but were computed here, by name.
         fused: regions that are one operator now.
         left: regions that are not, and why.
+        notices: what fusing had to say.
     """
 
     proto: Any
@@ -37,9 +42,16 @@ class Ended:
     made: Mapping[str, Array] = field(default_factory=dict)
     fused: tuple[Fused, ...] = ()
     left: tuple[Left, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
-def end_with_fusing(proto: Any, weights: Mapping[str, Array], *, fuse: bool = True) -> Ended:
+def end_with_fusing(
+    proto: Any,
+    weights: Mapping[str, Array],
+    *,
+    fuse: bool = True,
+    normalization: Normalization | None = None,
+) -> Ended:
     """Return a graph in which no region is left that one operator would do, each proved.
 
     A weight that no region changes keeps its name and its bits; where there is no region at all,
@@ -50,21 +62,39 @@ def end_with_fusing(proto: Any, weights: Mapping[str, Array], *, fuse: bool = Tr
         proto: an ``onnx.ModelProto``; inputs in ``weights`` are weights. It is not changed.
         weights: by name.
         fuse: otherwise regions are only counted.
+        normalization: what is done to the image, which is raw pixels then; it stays as nodes of
+            its own where nothing is fused.
     """
     model = with_weights(proto, weights)
-    if not fuse:
-        return Ended(proto, weights, left=_regions(model))
     before = {k: v.const_value for k, v in model.graph.initializers.items()}
-    report = fuse_graph(model)
-    left = (*report.left, *report.failed)
-    if not report.fused and report.ops_after == report.ops_before:
-        return Ended(proto, weights, left=left)
+    fused: tuple[Fused, ...] = ()
+    if fuse:
+        report = fuse_graph(model, Fusing(normalize=normalization))
+        fused, left, said = tuple(report.fused), (*report.left, *report.failed), report.notices
+        changed = bool(fused) or report.ops_after != report.ops_before
+    else:
+        left = _regions(with_weights(proto, weights))
+        said = [] if normalization is None else _put_in_front(model, normalization)
+        changed = normalization is not None
+    if not changed:
+        return Ended(proto, weights, left=left, notices=tuple(said))
     now = model.graph.initializers  # one that was changed may have the name of what it was
     made = {
         k: v for k, v in initializers_of(model).items() if now[k].const_value is not before.get(k)
     }
     ended, heavy = without_weights(model, proto, weights)
-    return Ended(ended, heavy, made, tuple(report.fused), left)
+    return Ended(ended, heavy, made, fused, left, tuple(said))
+
+
+def _put_in_front(model: Any, normalization: Normalization) -> list[str]:
+    """Put a normalisation at the input as it is, folded into nothing; return what to say of it."""
+    placed = normalize(model, normalization, Constants(model.graph))
+    if placed is None:
+        return []
+    settle(model.graph, placed)
+    sweep(model)
+    kept = [node.op_type for node in placed.nodes if node.graph is model.graph]
+    return [f"the normalisation is {' and '.join(kept)} at the input: {AS_ASKED}"] if kept else []
 
 
 def _regions(model: Any) -> tuple[Left, ...]:

@@ -52,7 +52,8 @@ def in_float16(
     network: Network,
     probes: Sequence[Probe],
     file: Path,
-    keep_io: bool,
+    keep_inputs: bool,
+    keep_outputs: bool,
     made: Mapping[str, Array] | None = None,
 ) -> Narrow:
     """Return a model in float16, each weight rounded once from the exact value.
@@ -63,7 +64,8 @@ def in_float16(
         network: they are of.
         probes: images to look for overflow with.
         file: holds the model in float32; a copy may be written beside it.
-        keep_io: leave inputs and outputs float32.
+        keep_inputs: leave inputs float32.
+        keep_outputs: leave outputs float32.
         made: weights that are of no layer; float32 is as exact as they are.
 
     Raises:
@@ -76,7 +78,7 @@ def in_float16(
     for name in weights:
         heavy[name], more = rounded_to_float16(name, exact[name])
         done += more
-    narrow, more = to_float16(proto, exact, keep_io)
+    narrow, more = to_float16(proto, exact, keep_inputs, keep_outputs)
     largest, where = _largest_value(proto, weights, probes, file)
     if not largest <= LARGEST:
         raise ExportError(

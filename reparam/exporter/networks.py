@@ -17,6 +17,8 @@ from reparam.adapters.deploy_layers import (
 from reparam.adapters.paddle_models import Array, as_float32
 from reparam.checkpoint import Checkpoint
 from reparam.checkpoint.fusing import need_finite
+from reparam.checkpoint.notices import ignored_notice
+from reparam.detection import Maps
 
 CLASSIFIER_SIZE = (224, 224)
 BACKBONE_SIZE = (640, 640)
@@ -45,6 +47,8 @@ class Network:
             with no other weights, so that the nodes of the file can be counted.
         notices: what making the network had to say.
         any_size: it does the same at every position, whatever the image and its size are.
+        multiple: H and W of an image are multiples of it.
+        maps: what its outputs mean, if it is a detector.
         finish: fuse what one operator would do in the graph that is written; not where the form of
             the source is to be kept.
         exact: returns the values that those of ``exported`` were rounded from, in float64 and by
@@ -68,6 +72,8 @@ class Network:
     counted: bool = True
     notices: tuple[str, ...] = ()
     any_size: bool = False
+    multiple: int = 1
+    maps: Maps | None = None
     finish: bool = True
     exact: Callable[[], Mapping[str, Array]] | None = None
 
@@ -101,6 +107,8 @@ def network_of(
     need_finite(arrays)
     original = layer_of(arrays, overrides)
     exported, notices = original, source_notices(checkpoint)
+    if recognised.ignored and not fuse:
+        notices.append(ignored_notice(recognised))
     if fuse:
         exported, report = deploy_layer_of(arrays, overrides)
         notices += report.notices
@@ -123,6 +131,8 @@ def network_of(
         fused=recognised.blocks if fuse else recognised.deployed,
         notices=tuple(notices),
         any_size=True,
+        multiple=getattr(exported, "size_multiple", 1),
+        maps=getattr(exported, "maps", None),
         finish=fuse,
         exact=partial(deploy_state_in_float64, original) if fuse else None,
     )

@@ -12,21 +12,37 @@ from typing import Any
 import numpy as np
 
 from reparam.adapters.converter import Converter
+from reparam.adapters.head_model_files import check_joined, cut_at_maps
 from reparam.adapters.light_program import lighten
 from reparam.adapters.onnx_axes import AXES, is_free_of_sizes, with_open_axes
 from reparam.adapters.onnx_cleaning import clean_model
 from reparam.adapters.onnx_files import LIMIT, open_beside, read_header, write_model
-from reparam.adapters.onnx_model import import_onnx, interface_of, op_counts, stamp
+from reparam.adapters.onnx_model import (
+    add_metadata,
+    import_onnx,
+    interface_of,
+    op_counts,
+    stamp,
+)
 from reparam.adapters.onnx_runtime import run_onnx
 from reparam.adapters.paddle_models import Array, import_paddle, state_of
 from reparam.errors import ExportError
 from reparam.exporter.checking import check_file, check_outputs, check_run
+from reparam.exporter.contract import Described, as_metadata, infer_cfg_of
+from reparam.exporter.describing import (
+    check_described,
+    describe,
+    with_interface,
+    write_infer_cfg,
+)
+from reparam.exporter.detectors import head_metadata, map_names, plan_of, with_head
 from reparam.exporter.ending import Ended, end_with_fusing
 from reparam.exporter.float16 import Narrow, in_float16
 from reparam.exporter.networks import Network
 from reparam.exporter.options import FLOAT16, Options
-from reparam.exporter.probing import Probe, normal_images, probes_of, takes_small_probes
+from reparam.exporter.probing import Probe, images_for, probes_of, takes_small_probes
 from reparam.exporter.report import Difference, Float16, Tensor
+from reparam.normalization import METADATA
 from reparam.version import tool_version
 
 
@@ -49,33 +65,50 @@ class Checks:
     made: Mapping[str, Array] = field(default_factory=dict)
 
     def passed(
-        self, path: Path, weights: Mapping[str, Array] | None = None
+        self, path: Path, weights: Mapping[str, Array] | None = None, bare: bool = False
     ) -> tuple[Difference, Any]:
         """Return how close a file comes to the network, and its header.
 
         Small images are run on a copy of the file with its axes open, and one image of the file's
-        own size on the file itself, whose outputs then have to be finite and of the right shape.
+        own size on the file itself, whose outputs then have to be finite and of the right shape,
+        or, of a detector, what its own maps mean.
+
+        Args:
+            path: of the file.
+            weights: that it has to hold, by key; those of the network if None.
+            bare: it ends at the maps, whatever head is asked for.
 
         Raises:
             ExportError: the file is not valid, not complete, or does not run.
             NotEquivalentError: it is another function.
         """
         header, exported = read_header(path), self.network.exported
+        plan = None if bare else plan_of(self.network, self.options)
         if weights is None:
             weights = ChainMap(dict(self.made), state_of(exported))  # type: ignore[arg-type]
         session = check_file(path, header, exported, weights, self.network.counted, self.made)
         interface = interface_of(header)
         dtype = np.dtype(interface.inputs[0].dtype)
-        run = open_beside(with_open_axes(header, AXES), path) if self.small else session
+        run, names = session, [value.name for value in interface.outputs]
+        graph = header
+        if plan is not None:
+            names = list(plan.maps.names)
+            graph = cut_at_maps(header, names)
+        if self.small or plan is not None:
+            run = open_beside(with_open_axes(graph, AXES) if self.small else graph, path)
         worst = check_outputs(
             lambda images: run_onnx(run, images.astype(dtype)),
-            [value.name for value in interface.outputs],
+            names,
             self.probes,
             any_batch=0 in self.options.open_axes,
         )
-        if self.small:
-            size = self.options.input_size or self.network.default_size
-            image = normal_images((self.options.batch or 1, self.network.channels, *size))
+        size = self.options.input_size or self.network.default_size
+        shape = (self.options.batch or 1, self.network.channels, *size)
+        if plan is not None:
+            image = images_for(self.options, shape).astype(dtype)
+            check_joined(path, header, plan, image, "an image of its size")
+        elif self.small:
+            image = images_for(self.options, shape)
             declared = [Tensor.of(value) for value in interface.outputs]
             check_run(run_onnx(session, image.astype(dtype)), declared)
         return worst, header
@@ -97,29 +130,33 @@ def make_onnx(
         static: its program and parameters.
         converter: is getting ready; its input is written here.
         path: of the file.
-        data: of its weights, if they do not go into it.
+        data: of its weights, if they do not go into it. The contract of a detector's file goes
+            beside both.
 
     Raises:
         ExportError: the converter failed, or what it wrote did not pass the checks.
         NotEquivalentError: the file would be another function than the network.
     """
-    heavy = lighten(static, converter.inputs)
+    light = lighten(static, converter.inputs)
+    heavy = light.heavy
     converter.start()
     small = takes_small_probes(network, options)
     probes = probes_of(network, options, small)  # while the converter works
     raw = converter.result(options.timeout)
     options.tell("checking the file against the network")
-    cleaned = clean_model(raw, axes=options.open_axes, outputs=options.output_names)
+    cleaned = clean_model(raw, axes=options.open_axes, outputs=map_names(network, options))
     _need_one_image(cleaned.proto, network.input_name, heavy)
     fused = _fused_blocks(network, cleaned.proto, heavy)
     weights = state_of(network.exported).only(sorted(heavy))
-    ended = end_with_fusing(cleaned.proto, weights, fuse=network.finish)
+    ended = end_with_fusing(
+        cleaned.proto, weights, fuse=network.finish, normalization=options.normalization
+    )
     if small and not is_free_of_sizes(ended.proto, network.input_name):
         small, probes = False, probes_of(network, options, small=False)
     checks = Checks(network, options, probes, small, ended.made)
     stamp(ended.proto, ("reparam", tool_version()), _metadata(network, options, fused))
     told = _write_and_check(checks, ended, path, data, static[0].parent)
-    cleaning = {"ops_before": cleaned.before, "repairs": cleaned.repairs}
+    cleaning = {"ops_before": cleaned.before, "repairs": light.repairs | cleaned.repairs}
     return {**told, **cleaning, "fused_blocks": fused}, probes
 
 
@@ -133,19 +170,25 @@ def _write_and_check(
         wide = replace(checks, probes=[replace(p, narrow=None) for p in checks.probes])
         file, beside = scratch / "float32.onnx", scratch / "float32.onnx.data"
         write_model(proto, weights, file, beside if outside else None)
-        before, _ = wide.passed(file)
+        before, _ = wide.passed(file, bare=True)
+        keep = checks.options.keep_io
+        headed = plan_of(checks.network, checks.options) is not None  # it computes in float32
         narrow = in_float16(proto, weights, checks.network, checks.probes, file,
-                            checks.options.keep_io, ended.made)  # fmt: skip
+                            keep, keep or headed, ended.made)  # fmt: skip
         outside = checks.options.external_data or _bytes_of(narrow.proto, narrow.weights) > LIMIT
-        write_model(narrow.proto, narrow.weights, path, data if outside else None)
+        whole, about = _finished(narrow.proto, narrow.weights, checks)
+        write_model(whole, narrow.weights, path, data if outside else None)
         worst, header = checks.passed(path, narrow.values)
         told = {"precision": FLOAT16, "float16": _float16(narrow, before)}
     else:
-        write_model(proto, weights, path, data if outside else None)
+        whole, about = _finished(proto, weights, checks)
+        write_model(whole, weights, path, data if outside else None)
         worst, header = checks.passed(path)
     interface = interface_of(header)
+    check_described(about, interface)
     return {
         **told,
+        "contract": write_infer_cfg(about, infer_cfg_of(path)),
         "file_bytes": path.stat().st_size,
         "data_bytes": data.stat().st_size if outside else 0,
         "input": Tensor.of(interface.inputs[0]),
@@ -156,8 +199,18 @@ def _write_and_check(
         "ops_after": op_counts(header),
         "fused_regions": ended.fused,
         "left_regions": ended.left,
+        "notices": ended.notices,
         "worst": worst,
     }
+
+
+def _finished(proto: Any, weights: Mapping[str, Array], checks: Checks) -> tuple[Any, Described]:
+    """Return a graph with its head and with its contract, and that contract."""
+    whole = with_head(proto, checks.network, checks.options)
+    known = describe(checks.network, checks.options)
+    about = with_interface(known, interface_of(whole), weights)
+    add_metadata(whole, as_metadata(about))
+    return whole, about
 
 
 def _float16(narrow: Narrow, before: Difference) -> Float16:
@@ -207,6 +260,9 @@ def _metadata(network: Network, options: Options, fused: int) -> dict[str, str]:
         "reparam.made_with.paddle2onnx": version("paddle2onnx"),
         "reparam.made_with.onnx": str(import_onnx().__version__),
     }
+    said |= head_metadata(network, options)
     if network.epsilon is not None:
         said["reparam.epsilon"] = repr(network.epsilon)
+    if options.normalization is not None:
+        said[METADATA] = options.normalization.as_text(network.input_name)
     return said

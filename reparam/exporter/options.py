@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reparam.adapters.converter import check_opset
+from reparam.adapters.head_model import PADDLEDETECTION
 from reparam.adapters.onnx_axes import AXES, BATCH, HEIGHT, WIDTH
+from reparam.detection import HEADS, Preprocessing, Selection
+from reparam.detection.classes import Classes
 from reparam.errors import ExportError, OutputError
 from reparam.files import check_output
+from reparam.normalization import Normalization
 
 FLOAT32, FLOAT16 = "float32", "float16"
 PRECISIONS = (FLOAT32, FLOAT16)
@@ -34,6 +38,16 @@ class Options:
             not fit into one.
         paddle: the ``.json`` of a program for Paddle Inference to write as well; its weights go
             beside it.
+        fold_normalize: what is done to raw pixels, which the file takes then: a preset, or numbers
+            (:meth:`reparam.graph.normalizing.Normalization.parse`); the usual of the recognised
+            network if it is an empty text. None leaves it to code in front of the file.
+        head: of a detector: "raw", "decoded" or "nms", which is meant by None where an ONNX file is
+            written.
+        compat: "paddledetection" for the inputs and outputs of its models.
+        selection: which boxes of a detector are detections.
+        classes: that a detector must have; their names are told in the contract of the file.
+        preprocessing: what is done to an image in front of a detector; None takes what its
+            kind is usually trained with.
         force: replace files that are there.
         timeout: seconds for the converter.
         progress: is told each step in a few words.
@@ -48,6 +62,12 @@ class Options:
     keep_io: bool = True
     external_data: bool = False
     paddle: Path | None = None
+    fold_normalize: str | Normalization | None = None
+    head: str | None = None
+    compat: str | None = None
+    selection: Selection = field(default_factory=Selection)
+    classes: Classes | None = None
+    preprocessing: Preprocessing | None = None
     force: bool = False
     timeout: float = 600
     progress: Callable[[str], None] | None = None
@@ -56,6 +76,12 @@ class Options:
         """Pass a step on to ``progress``, if there is one."""
         if self.progress is not None:
             self.progress(step)
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """What the file does to raw pixels, once that is known; None where it takes none."""
+        asked = self.fold_normalize
+        return asked if isinstance(asked, Normalization) else None
 
     @property
     def open_axes(self) -> dict[int, str]:
@@ -81,6 +107,7 @@ def check_request(source: Path, output: Path | None, options: Options) -> None:
     Raises:
         ExportError: nothing is to be written, options contradict each other, the input would be
             empty, or the opset is not one of 11 to 21.
+        GraphError: what is to be done to raw pixels is no normalisation.
         OutputError: an output cannot be written, or is the source.
     """
     if output is None and options.paddle is None:
@@ -105,7 +132,12 @@ def check_request(source: Path, output: Path | None, options: Options) -> None:
         raise ExportError(
             f"cannot export in '{options.precision}'", hint=f"one of {', '.join(PRECISIONS)}"
         )
+    for name, known in (("head", HEADS), ("compat", (PADDLEDETECTION,))):
+        value = getattr(options, name)
+        if value is not None and value not in known:
+            raise ExportError(f"there is no {name} '{value}'", hint=f"one of {', '.join(known)}")
     _check_names(options.output_names)
+    _check_normalize(options)
 
 
 def outputs_of(output: Path | None, options: Options) -> list[Path]:
@@ -149,3 +181,18 @@ def _check_names(names: Sequence[str] | None) -> None:
             raise ExportError(f"'{name}' is no name for an output")
         if name in (names or ())[:at]:
             raise ExportError(f"two outputs cannot both be named '{name}'")
+
+
+def _check_normalize(options: Options) -> None:
+    asked = options.fold_normalize
+    if asked is None:
+        return
+    if options.paddle is not None:
+        raise ExportError(
+            "a program for Paddle Inference does not take raw pixels",
+            why="a normalisation is folded in the graph of an ONNX file, and only there; two files "
+            "of one export that want different images are easily mixed up",
+            hint="--onnx with --fold-normalize, and --paddle in a run of its own",
+        )
+    if isinstance(asked, str) and asked:
+        Normalization.parse(asked)

@@ -14,6 +14,7 @@ from reparam.adapters.paddle_models import in_float64, run_layer
 from reparam.errors import ExportError
 from reparam.exporter.networks import Network
 from reparam.exporter.options import FLOAT16, Options
+from reparam.exporter.raw_pixels import raw_images
 
 Array = npt.NDArray[Any]
 
@@ -28,7 +29,7 @@ class Probe:
     """One image or more, and what the network makes of them.
 
     Attributes:
-        images: (N, C, H, W), float32.
+        images: (N, C, H, W), float32; raw pixels if the file takes these.
         truth: the outputs of the original in float64.
         reference: those of the original in float32.
         narrow: those of the exported Layer with every number rounded to float16, where that is
@@ -44,6 +45,11 @@ class Probe:
 def normal_images(shape: Sequence[int]) -> Array:
     """Return seeded standard normal images, float32."""
     return np.random.default_rng(_SEED).normal(size=tuple(shape)).astype(np.float32)
+
+
+def images_for(options: Options, shape: Sequence[int]) -> Array:
+    """Return seeded images such as the file takes: raw pixels, or standard normal ones."""
+    return normal_images(shape) if options.normalization is None else raw_images(shape)
 
 
 def takes_small_probes(network: Network, options: Options) -> bool:
@@ -64,11 +70,11 @@ def probes_of(network: Network, options: Options, small: bool) -> list[Probe]:
     wide = in_float64(network.original)
     found = []
     for size in probe_sizes(network, options, small):
-        images = normal_images((options.batch or 2, network.channels, *size))
+        images = images_for(options, (options.batch or 2, network.channels, *size))
         if 0 not in options.open_axes:
             images = images[: options.batch or 1]
         try:
-            found.append(_probe(network, wide, images, options.precision == FLOAT16))
+            found.append(_probe(network, wide, images, options))
         except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ExportError(
@@ -80,12 +86,16 @@ def probes_of(network: Network, options: Options, small: bool) -> list[Probe]:
     return found
 
 
-def _probe(network: Network, wide: Any, images: Array, narrow: bool) -> Probe:
+def _probe(network: Network, wide: Any, images: Array, options: Options) -> Probe:
+    exact, seen = images.astype(np.float64), images
+    if options.normalization is not None:
+        exact = options.normalization.apply(images)
+        seen = options.normalization.apply_in_float32(images)
     return Probe(
         images,
-        run_layer(wide, images.astype(np.float64)),
-        run_layer(network.original, images),
-        run_in_float16(network.exported, images) if narrow else None,
+        run_layer(wide, exact),
+        run_layer(network.original, seen),
+        run_in_float16(network.exported, seen) if options.precision == FLOAT16 else None,
     )
 
 
@@ -96,7 +106,8 @@ def probe_sizes(network: Network, options: Options, small: bool) -> list[tuple[i
     is_open = [axis in options.open_axes for axis in (2, 3)]
     if not any(is_open):
         return [first]
-    other = _ODD if network.any_size else (first[0] + _STEP[0], first[1] + _STEP[1])
+    odd = network.any_size and network.multiple == 1
+    other = _ODD if odd else (first[0] + _STEP[0], first[1] + _STEP[1])
     second = [
         new if opened else old for new, old, opened in zip(other, first, is_open, strict=True)
     ]

@@ -122,6 +122,7 @@ class ExportReport:
         precision: of weights and arithmetic in the ONNX file.
         data: the file beside the ONNX file that holds its weights, if they are not in it.
         data_bytes: its size.
+        contract: the file beside a detector's ONNX file that says how to feed and read it.
         float16: what rounding did, where that is the precision.
         paddle: the program for Paddle Inference, if one was written.
         fused_regions: parts of the ONNX graph, outside of what blocks say, that were proved to be
@@ -153,6 +154,7 @@ class ExportReport:
     precision: str = "float32"
     data: Path | None = None
     data_bytes: int = 0
+    contract: Path | None = None
     float16: Float16 | None = None
     paddle: PaddleFiles | None = None
     fused_regions: tuple[Fused, ...] = ()

@@ -12,12 +12,12 @@ from reparam.files import check_output, sha256_of
 from reparam.graph.files import Opened, data_of, save_model
 from reparam.graph.files_writing import Written
 from reparam.graph.fusing import fuse_graph
-from reparam.graph.normalizing import Normalization
 from reparam.graph.origins import ONNX, STATIC, Origin, as_onnx
 from reparam.graph.passes import check_names
 from reparam.graph.records import GraphReport, Options
 from reparam.graph.whole import compare
 from reparam.graph.whole_records import NOT_RUN, Whole
+from reparam.normalization import Normalization
 from reparam.version import tool_version
 
 if TYPE_CHECKING:

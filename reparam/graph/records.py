@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reparam.graph.macs import Extent, Macs
-from reparam.graph.normalizing import Normalization
 from reparam.graph.proving import Proof
+from reparam.normalization import Normalization
 
 
 @dataclass(frozen=True)

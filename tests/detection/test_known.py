@@ -20,7 +20,7 @@ from reparam.errors import UnsupportedModelError
 from tests.models.structures import LAYOUTS, SMALL
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-SHAPES = json.loads(lzma.decompress((GOLDEN / "detectors" / "shapes.json.xz").read_bytes()))
+SHAPES = json.loads(lzma.decompress((GOLDEN / "detector_names" / "shapes.json.xz").read_bytes()))
 PADDLE = {
     "cascade_rcnn/cascade_rcnn_r50_fpn_1x_coco": "Cascade R-CNN",
     "centernet/centernet_r50_140e_coco": "CenterNet",

@@ -16,8 +16,8 @@ from reparam.adapters.onnx_runtime import open_session
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.errors import GraphError
 from reparam.graph.fusing import fuse_graph
-from reparam.graph.normalizing import METADATA, PRESETS, Normalization
 from reparam.graph.records import GraphReport, Options
+from reparam.normalization import METADATA, PRESETS, Normalization
 from tests.graph.builder import GraphBuilder
 from tests.graph.builder_base import op_counts
 from tests.graph.fusing import interface

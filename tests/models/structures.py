@@ -12,6 +12,7 @@ from reparam.models import (
     mobileone_layout,
     pplcnetv2_layout,
     pplcnetv3_layout,
+    ppyoloe_layout,
     repvgg_layout,
 )
 from reparam.models.layout import Layout, Shapes
@@ -21,12 +22,14 @@ REPVGG = repvgg_layout.Structure
 MOBILEONE = mobileone_layout.Structure
 LCNET2 = pplcnetv2_layout.Structure
 LCNET3 = pplcnetv3_layout.Structure
+PPYOLOE = ppyoloe_layout.Structure
 LAYOUTS = {
     CSP: cspresnet_layout,
     REPVGG: repvgg_layout,
     MOBILEONE: mobileone_layout,
     LCNET2: pplcnetv2_layout,
     LCNET3: pplcnetv3_layout,
+    PPYOLOE: ppyoloe_layout,
 }
 A0 = REPVGG.of(**repvgg_layout.VARIANTS["repvgg_a0"])
 SMALL_CSP = CSP((1, 2, 1, 1), (8, 16, 32, 64, 128), True, True, 10)
@@ -34,6 +37,12 @@ SMALL_REPVGG = REPVGG((1, 2, 2, 1), (16, 8, 16, 32), {2: 4, 5: 2}, class_num=7, 
 SMALL_SE = REPVGG((1, 2, 2, 1), (32, 16, 48, 64), {3: 4}, class_num=7, use_se=True)
 SMALL_MOBILEONE = MOBILEONE((1, 2, 3, 1), (8, 24, 16, 40), 2, num_classes=7, in_channels=1)
 SMALL_MOBILEONE_SE = MOBILEONE((2, 1, 2, 1), (8, 24, 16, 16), use_se=True, num_classes=5)
+SMALL_BACKBONE = CSP((1, 2, 1, 1), (8, 16, 32, 64, 128), True, True)
+SMALL_PPYOLOE = PPYOLOE(SMALL_BACKBONE, (48, 24, 12), neck_blocks=2, num_classes=5, bins=9)
+SMALL_TINY = PPYOLOE(
+    replace(SMALL_BACKBONE, use_large_stem=False, in_channels=1), (24, 24), neck_blocks=1,
+    neck_stages=2, neck_alpha=True, spp=False, attn_conv="repvgg", num_classes=3,
+)  # fmt: skip
 SMALL = {
     "cspresnet": SMALL_CSP,
     "repvgg": SMALL_REPVGG,
@@ -44,6 +53,8 @@ SMALL = {
     "lcnetv2-short": LCNET2.of(0.35, (1, 1, 1, 1), class_num=7, use_last_conv=False),
     "lcnetv3-det": LCNET3.of(0.5, det=True, conv_kxk_num=2),
     "lcnetv3-rec": LCNET3.of(0.35, in_channels=1),
+    "ppyoloe": SMALL_PPYOLOE,
+    "ppyoloe-tiny": SMALL_TINY,
 }
 
 
@@ -71,7 +82,7 @@ def structure_of(recognised: Recognised):
         layouts = {kind.__module__.rpartition(".")[2]: kind for kind in LAYOUTS}
         kind = layouts[f"{family}_layout"]
         values = {**LAYOUTS[kind].VARIANTS.get(recognised.name, {}), **values}
-        for setting in ("epsilon", "act", "dropout_prob"):
+        for setting in ("epsilon", "act", "dropout_prob", "trt"):
             values.pop(setting, None)
         return kind.of(**values)
     layers = values.get("layers", cspresnet_layout.LAYERS)
@@ -90,6 +101,9 @@ def told_by_deploy_form(structure):
     """Return the structure that is recognised once a fused kernel has lost what it holds."""
     if isinstance(structure, CSP):
         return replace(structure, use_alpha=False)
+    if isinstance(structure, PPYOLOE):
+        backbone = replace(structure.backbone, use_alpha=False)
+        return replace(structure, backbone=backbone, neck_alpha=False)
     if isinstance(structure, MOBILEONE):
         return replace(structure, conv_branches=1)
     if isinstance(structure, LCNET3):
@@ -164,6 +178,25 @@ def lcnet3_structures() -> st.SearchStrategy:
     )
 
 
+@st.composite
+def ppyoloe_structures(draw) -> ppyoloe_layout.Structure:
+    backbone = replace(draw(csp_structures()), num_classes=None)
+    levels = draw(st.integers(1, len(backbone.layers)))
+    widths = st.integers(1, 16).map(lambda c: 4 * c)
+    return PPYOLOE(
+        backbone=backbone,
+        neck_channels=draw(st.tuples(*[widths] * levels)),
+        neck_blocks=draw(st.integers(1, 4)),
+        neck_stages=draw(st.integers(1, 2)),
+        neck_alpha=draw(st.booleans()),
+        spp=draw(st.booleans()),
+        attn_conv=draw(st.sampled_from(ppyoloe_layout.ATTENTIONS)),
+        num_classes=draw(st.integers(1, 20)),
+        bins=draw(st.integers(1, 20)),
+    )
+
+
 def structures() -> st.SearchStrategy:
     lcnets = lcnet2_structures() | lcnet3_structures()
-    return csp_structures() | repvgg_structures() | mobileone_structures() | lcnets
+    others = repvgg_structures() | mobileone_structures() | lcnets
+    return csp_structures() | others | ppyoloe_structures()
