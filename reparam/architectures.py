@@ -45,7 +45,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Recognised | None:
     turned, tell it apart. A detector with a part that the zoo lacks is none of ours, however many
     of its keys are those of one that is in it.
     """
-    from reparam.checkpoint.detectors import detector_of
+    from reparam.detection.known import detector_of
     from reparam.models import recognise as find
 
     if detector_of(shapes) is not None:

@@ -11,8 +11,10 @@ import numpy as np
 from reparam.adapters.paddle_models import build_layer, load_arrays
 from reparam.architectures import in_paddle_spelling, list_models, recognise
 from reparam.checkpoint.blocks import find_blocks
-from reparam.checkpoint.detectors import KnownDetector, detector_of
+from reparam.detection.known import KnownDetector, detector_of
 from reparam.errors import ReparamError, UnsupportedModelError
+
+_PREFIX = "backbone."  # where detectors keep it
 
 
 def layer_of(arrays: Mapping[str, np.ndarray[Any, Any]], overrides: Mapping[str, Any]) -> Any:
@@ -78,15 +80,17 @@ def architecture_of(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
 def _not_in_the_zoo(known: KnownDetector, shapes: Mapping[str, tuple[int, ...]]) -> ReparamError:
     evidence = ", ".join(f"'{key}'" for key in known.told_by(shapes))
     blocks = len(find_blocks(shapes, spared=lambda _: True).blocks)
-    fused = f"; reparam fuse fuses the {blocks} blocks of this checkpoint now" if blocks else ""
-    backbone = any(key.startswith("backbone.") for key in shapes)
+    inner = {key[len(_PREFIX) :]: s for key, s in shapes.items() if key.startswith(_PREFIX)}
+    backbone = recognise(inner) if inner else None
+    more = f"; reparam fuse fuses the {blocks} blocks of this checkpoint now" if blocks else ""
+    if backbone is not None:
+        more += f"; --prefix backbone takes its backbone alone, a {backbone.name}"
     return UnsupportedModelError(
         f"the checkpoint is of the detector {known.title}, which is not in the zoo",
         found=f"{len(shapes)} arrays, {evidence} among them",
         why="running it needs the code of the network, not only its weights",
         hint="--model package.module:factory runs the code of its project; or export it there, "
-        f"and reparam fuse model.onnx{fused}"
-        + ("; --prefix backbone takes the backbone alone" if backbone else ""),
+        f"and reparam fuse model.onnx{more}",
     )
 
 

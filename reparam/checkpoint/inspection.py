@@ -12,11 +12,11 @@ import numpy as np
 
 from reparam.architectures import recognise
 from reparam.checkpoint.blocks import find_blocks
-from reparam.checkpoint.detectors import detector_of
 from reparam.checkpoint.files import Checkpoint, load_checkpoint
 from reparam.checkpoint.layouts import Layout
 from reparam.checkpoint.roles import QUANTISED, without_quantisers
 from reparam.checkpoint.stored_forms import is_floating
+from reparam.detection.known import detector_of
 
 _STATISTICS = ("_mean", "_variance", "running_mean", "running_var", "num_batches_tracked")
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from reparam.checkpoint.blocks import BlockMatch
-from reparam.checkpoint.detectors import detector_of
 from reparam.checkpoint.epsilons import GIVEN
 from reparam.checkpoint.families.terms import PADDLE
 from reparam.checkpoint.plan import Plan
+from reparam.detection.known import detector_of
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -44,8 +44,10 @@ def notices_of(
         notices.append("--epsilon had no effect: nothing was fused")
     detector = None if recognised is not None else detector_of(arrays)
     if detector is not None:
-        notices.append(f"the network is the detector {detector.title}, which is not in the zoo; "
-                       "what was fused was told by names and shapes")  # fmt: skip
+        told = "; blocks were told by their names and shapes" if plan.blocks else ""
+        notices.append(
+            f"the network is the detector {detector.title}, which is not in the zoo{told}"
+        )
     elif recognised is None and plan.blocks:
         notices.append("the network as a whole is not one that reparam knows; blocks were told "
                        "by their names and shapes")  # fmt: skip

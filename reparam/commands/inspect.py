@@ -141,7 +141,9 @@ def _epsilons(epsilon: dict[str, Any]) -> str:
 def _of_no_architecture(found: Inspection) -> str:
     if found.detector is None:
         return "not one that reparam knows as a whole"
-    return f"the detector {found.detector}, which is not in the zoo; its blocks can be fused"
+    fusible = any(block.form == "train-time" for block in found.blocks)
+    blocks = "; its blocks can be fused" if fusible else ""
+    return f"the detector {found.detector}, which is not in the zoo{blocks}"
 
 
 def _kind(found: Inspection) -> str:

@@ -104,7 +104,7 @@ def _read(reader: Mapping[str, Any]) -> tuple[Size | None, Preprocessing]:
 
 
 def _steps(transforms: Any) -> list[tuple[str, dict[str, Any]]]:
-    found = []
+    found: list[tuple[str, dict[str, Any]]] = []
     for one in transforms if isinstance(transforms, list) else [transforms]:
         if not isinstance(one, Mapping) or len(one) != 1:
             raise _UnknownError(f"a step that is {one!r}; needed: a name with its settings")

@@ -11,6 +11,7 @@ from reparam.detection.records import IMAGENET_MEAN, IMAGENET_STD
 from reparam.errors import ConfigurationError
 from reparam.models import Recognised
 from tests.configuration.test_training import changed, read, shapes
+from tests.detection.test_known import SHAPES
 
 SIZE = [512, 768]
 RESIZE = {"Resize": {"target_size": SIZE, "keep_ratio": False, "interp": 2}}
@@ -349,3 +350,15 @@ class TestAgainstBackbone:
     def test_it_differs(self):
         with pytest.raises(ConfigurationError, match="use_alpha True in the configuration, False"):
             check_configuration(read(PLUS), shapes(use_alpha=False))
+
+
+def test_against_the_names_and_shapes_that_paddledetection_gives():
+    """Recognition and configuration tell the same of the same network."""
+    found = read(changed(PLUS, num_classes=80))
+    recorded = {
+        key: tuple(shape) for key, shape in SHAPES["ppyoloe/ppyoloe_plus_crn_s_80e_coco"].items()
+    }
+    assert check_configuration(found, recorded) is found
+    with pytest.raises(ConfigurationError) as caught:
+        check_configuration(read(PLUS), recorded)
+    assert caught.value.found == "num_classes 7 in the configuration, 80 in the checkpoint"

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from reparam.detection.classes import COCO_NAMES, Classes, check_classes, read_classes
 from reparam.errors import ConfigurationError
 
-NAME = st.text(st.characters(codec="utf-8", exclude_characters=",\n\r"), min_size=1).map(str.strip)
-
 
 @given(st.integers(1, 100_000))
 def test_a_number(count):

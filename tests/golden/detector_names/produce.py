@@ -49,6 +49,8 @@ def shapes_of(path):
 def main(repository):
     socket.getaddrinfo = no_network
     sys.path.insert(0, str(repository))
+    import ppdet.modeling  # noqa: F401  (once, before there are processes)
+
     found = {}
     for name in CONFIGURATIONS:  # each in a process of its own: configurations are global there
         reading, writing = os.pipe()

@@ -14,8 +14,8 @@ import pytest
 import reparam
 from reparam.adapters.checkpoint_layers import architecture_of
 from reparam.architectures import recognise
-from reparam.checkpoint.detectors import DETECTORS, detector_of
 from reparam.checkpoint.fusing import fuse_arrays
+from reparam.detection.known import DETECTORS, detector_of
 from reparam.errors import UnsupportedModelError
 from tests.models.structures import LAYOUTS, SMALL
 
@@ -230,4 +230,6 @@ class TestFusing:
         assert "--model package.module:factory" in error.hint
         assert "reparam fuse model.onnx" in error.hint
         if name in FUSED:
-            assert f"fuses the {FUSED[name][0]} blocks" in error.hint or not FUSED[name][0]
+            assert (f"fuses the {FUSED[name][0]} blocks" in error.hint) == bool(FUSED[name][0])
+        csp = "backbone.stages.0.attn.fc.weight" in arrays  # not every backbone is in the zoo
+        assert ("--prefix backbone takes its backbone alone, a cspresnet" in error.hint) == csp
