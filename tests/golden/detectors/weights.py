@@ -75,22 +75,27 @@ def chooser(state: Arrays, name: str) -> Choose:
     return choose
 
 
-def predicting(state: Arrays, logits: Mapping[str, np.ndarray], name: str) -> Arrays:
+def predicting(
+    state: Arrays,
+    logits: Mapping[str, np.ndarray],
+    name: str,
+    deviation: float = 1.5,
+    centre: float = -1.5,
+) -> Arrays:
     """Return ``state`` with last convolutions whose logits vary as those of a trained head do.
 
     ``logits`` are the maps cls0, reg0, cls1, ... as they are now, of a few images. Class logits
-    are to have the standard deviation 1.5 about -1.5: some scores above a half, most below.
+    are to have that deviation about that centre: some scores above a half, most below.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()) + 2)
     state = dict(state)
     for key, values in logits.items():
-        deviation, offset = (1.5, -1.5) if key.startswith("cls") else (2.0, 0.0)
+        spread, middle = (deviation, centre) if key.startswith("cls") else (2.0, 0.0)
         prefix = f"yolo_head.pred_{key[:3]}.{key[3:]}"
-        spread = values.std(axis=(0, 2, 3))
-        factor = deviation / np.maximum(spread, 1e-6)
+        factor = spread / np.maximum(values.std(axis=(0, 2, 3)), 1e-6)
         weight = state[f"{prefix}.weight"] * factor[:, None, None, None]
-        centre = (values.mean(axis=(0, 2, 3)) - state[f"{prefix}.bias"]) * factor
-        bias = rng.normal(offset, 0.5, centre.shape) - centre
+        moved = (values.mean(axis=(0, 2, 3)) - state[f"{prefix}.bias"]) * factor
+        bias = rng.normal(middle, 0.5, moved.shape) - moved
         state[f"{prefix}.weight"] = weight.astype(np.float32)
         state[f"{prefix}.bias"] = bias.astype(np.float32)
     return state
