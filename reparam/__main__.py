@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -23,6 +24,7 @@ _COMMANDS = {
     "verify": "Prove that two models are the same function, or show where not.",
     "export": "Write one clean ONNX file.",
     "bench": "Measure latency, and say whether a difference is one.",
+    "doctor": "Tell what works here, and the one line that mends the rest.",
     "demo": "Run everything on a small trained network.",
     "completion": "Print what lets a shell complete commands and options.",
 }
@@ -103,9 +105,19 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     process.keep_standard_streams()
+    _hear_the_log()
     with process.ending_signals():
         code = _run(arguments)
     sys.exit(code)
+
+
+def _hear_the_log() -> None:
+    """Write what the package logs to stderr, as plain lines, whatever paddle does with the root."""
+    log, handler = logging.getLogger("reparam"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 def _run(arguments: list[str]) -> int:

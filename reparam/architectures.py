@@ -42,10 +42,14 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Recognised | None:
     """Return the architecture whose state dict has these names and shapes, None if none known.
 
     A network of PyTorch in deploy form has the names of Paddle's; its linear layers, which are
-    turned, tell it apart.
+    turned, tell it apart. A detector with a part that the zoo lacks is none of ours, however many
+    of its keys are those of one that is in it.
     """
+    from reparam.checkpoint.detectors import detector_of
     from reparam.models import recognise as find
 
+    if detector_of(shapes) is not None:
+        return None
     found = find(shapes)
     wrong = found.mismatched if found is not None else ()
     turned = [len(old) == 2 and tuple(old) == tuple(needed)[::-1] for _, old, needed in wrong]

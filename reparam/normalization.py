@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reparam.detection.records import Preprocessing
 from reparam.errors import GraphError
 
 Array = npt.NDArray[Any]
@@ -47,6 +48,11 @@ class Normalization:
                 "a normalisation needs standard deviations and a scale above zero",
                 found=f"std {self.std}, scale {self.scale:g}",
             )
+
+    @classmethod
+    def of(cls, known: Preprocessing) -> Normalization:
+        """Return what a detector's preprocessing does to pixels."""
+        return cls(tuple(known.mean), tuple(known.std), 1 / 255 if known.scale else 1.0)
 
     @classmethod
     def parse(cls, text: str) -> Normalization:

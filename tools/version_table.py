@@ -141,8 +141,10 @@ def run(command: Sequence[str], seconds: float, cwd: Path | None = None) -> tupl
     """Return the exit status and the output of a process; 124 if it took too long."""
     with tempfile.TemporaryFile() as log:  # a file: nothing that inherits it can block us
         try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, cwd=cwd,
-                                  stderr=subprocess.STDOUT, timeout=seconds)  # fmt: skip
+            done = subprocess.run(  # noqa: S603 - interpreters and scripts that are named above
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                cwd=cwd, timeout=seconds,
+            )  # fmt: skip
             status, last = done.returncode, b""
         except subprocess.TimeoutExpired:
             status, last = 124, f"\nerror: still running after {seconds:g} s".encode()

@@ -10,7 +10,9 @@ import numpy as np
 
 from reparam.adapters.paddle_models import build_layer, load_arrays
 from reparam.architectures import in_paddle_spelling, list_models, recognise
-from reparam.errors import UnsupportedModelError
+from reparam.checkpoint.blocks import find_blocks
+from reparam.checkpoint.detectors import KnownDetector, detector_of
+from reparam.errors import ReparamError, UnsupportedModelError
 
 
 def layer_of(arrays: Mapping[str, np.ndarray[Any, Any]], overrides: Mapping[str, Any]) -> Any:
@@ -56,7 +58,11 @@ def architecture_of(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
     Raises:
         UnsupportedModelError: it knows no such architecture.
     """
-    recognised = recognise({key: array.shape for key, array in arrays.items()})
+    shapes = {key: array.shape for key, array in arrays.items()}
+    recognised = recognise(shapes)
+    known = None if recognised is not None else detector_of(shapes)
+    if known is not None:
+        raise _not_in_the_zoo(known, shapes)
     if recognised is None:
         raise UnsupportedModelError(
             "the network of this checkpoint is not one that reparam knows",
@@ -67,6 +73,21 @@ def architecture_of(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
             "--prefix NAME, such as backbone, takes a part out of a larger network",
         )
     return recognised
+
+
+def _not_in_the_zoo(known: KnownDetector, shapes: Mapping[str, tuple[int, ...]]) -> ReparamError:
+    evidence = ", ".join(f"'{key}'" for key in known.told_by(shapes))
+    blocks = len(find_blocks(shapes, spared=lambda _: True).blocks)
+    fused = f"; reparam fuse fuses the {blocks} blocks of this checkpoint now" if blocks else ""
+    backbone = any(key.startswith("backbone.") for key in shapes)
+    return UnsupportedModelError(
+        f"the checkpoint is of the detector {known.title}, which is not in the zoo",
+        found=f"{len(shapes)} arrays, {evidence} among them",
+        why="running it needs the code of the network, not only its weights",
+        hint="--model package.module:factory runs the code of its project; or export it there, "
+        f"and reparam fuse model.onnx{fused}"
+        + ("; --prefix backbone takes the backbone alone" if backbone else ""),
+    )
 
 
 def _sublayer(layer: Any, prefix: str) -> Any:

@@ -9,7 +9,7 @@ that makes the maps (``head_model_joining``). All of it computes in float32, wha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class HeadPlan:
 
     maps: Maps
     head: str = NMS
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
     layout: str = OWN
     sizes: tuple[tuple[int, int], ...] | None = None
     batch: int | None = None

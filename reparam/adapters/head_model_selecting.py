@@ -64,12 +64,13 @@ def select_paddledetection(
     boxes = writer.node("Div", [corners, divisor], "original_boxes")
     labels = writer.node("Gather", [_ROW_CLASSES, rows], "real_classes")
     column = writer.constant("column_shape", [-1, 1])
+    values = writer.node("Gather", [_ROW_SCORES, rows], "real_scores")
+    numbers = writer.cast(labels, FLOAT, "float_classes")
     parts = [
-        writer.node("Reshape", [writer.cast(labels, FLOAT, "float_classes"), column], "class_column"),
-        writer.node("Reshape", [writer.node("Gather", [_ROW_SCORES, rows], "real_scores"), column],
-                    "score_column"),
+        writer.node("Reshape", [numbers, column], "class_column"),
+        writer.node("Reshape", [values, column], "score_column"),
         boxes,
-    ]  # fmt: skip
+    ]
     writer.node("Concat", parts, "fetch_name_0", axis=1)
     writer.cast(_counts(writer, "count_int64", selection.top_k), np.int32, "fetch_name_1")
     return [

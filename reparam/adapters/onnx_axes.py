@@ -14,14 +14,21 @@ BATCH, HEIGHT, WIDTH = "batch", "height", "width"
 AXES: Mapping[int, str] = {0: BATCH, 2: HEIGHT, 3: WIDTH}
 """The axes of an image (N, C, H, W) that may be open, and their names."""
 
+_Sizes = Sequence[Sequence[int]]
+
 # Sizes of the axes 0 to 3 in turn: an output axis that follows one follows it in every row.
 _PROBED = ((2, 0, 257, 331), (3, 0, 389, 263), (5, 0, 512, 640), (7, 0, 129, 1000))
+_EVEN = ((2, 0, 288, 352), (3, 0, 416, 224), (5, 0, 544, 608), (7, 0, 160, 992))
+"""Odd multiples of 32, for a graph that only takes multiples of it."""
 _STRIDES = tuple(2**n for n in range(8))
 _EVERYWHERE = frozenset(
     {"Add", "BatchNormalization", "Cast", "Concat", "Conv", "GlobalAveragePool"}
 )
 _EVERYWHERE |= {"Gemm", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MatMul", "Mul"}
-_EVERYWHERE |= {"ReduceMean", "Relu", "Reshape", "Sigmoid", "Sub"}
+_EVERYWHERE |= {"ReduceMean", "Relu", "Reshape", "Sigmoid"}
+_EVERYWHERE |= {"Clip", "Div", "Exp", "PRelu", "Sub", "Tanh"}
+_SHIFTED = frozenset({b"half_pixel", b"asymmetric"})
+"""How a Resize finds its positions without asking how many there are."""
 _HEAVY = 4096  # bytes; an initializer above it holds weights, which no shape depends on
 
 
@@ -31,20 +38,21 @@ def name_open_axes(proto: Any, names: Mapping[int, str]) -> None:
     An output axis that is as long as an input axis gets its name; one that is a power of two
     shorter, rounded up, gets the number behind it (``height_8`` is the height divided by 8). It is
     so if shape inference says it for four different sizes; any other axis keeps its name. Nothing
-    is renamed where an axis without a name is open too.
+    is renamed where an axis without a name is open too. A graph that only takes multiples of 32,
+    since it joins a map with one that was halved and doubled again, is asked about these.
     """
     inputs = [dims_of(value) for value in proto.graph.input]
     open_axes = {axis for dims in inputs for axis, dim in enumerate(dims) if is_open(dim)}
     if not open_axes or not open_axes <= set(names):
         return
-    inferred = [_output_shapes(proto, sizes) for sizes in _PROBED]
+    probed, inferred = _asked(proto)
     for dims in inputs:
         for axis, dim in enumerate(dims):
             if is_open(dim):
                 dim.dim_param = names[axis]
     for value, *shapes in zip(proto.graph.output, *inferred, strict=True):
         for dim, *found in zip(dims_of(value), *shapes, strict=False):
-            name = _followed(found, {axis: names[axis] for axis in open_axes})
+            name = _followed(found, probed, {axis: names[axis] for axis in open_axes})
             if name and is_open(dim):
                 dim.dim_param = name
 
@@ -73,20 +81,54 @@ def is_free_of_sizes(proto: Any, image: str) -> bool:
 
     Every operator has to be one that does the same at every position, or over all of them; the
     target of a Reshape may only copy axes or take what is left, or begin with the batch of the
-    input ``image``.
+    input ``image``. A Resize has to have constant scales, whole numbers, and a MaxPool to be
+    padded so that a map keeps its size: what is made for one size of image pads nothing.
     """
     graph = proto.graph
-    if {node.op_type for node in graph.node} - _EVERYWHERE or any(n.domain for n in graph.node):
+    given = {value.name for value in graph.input}
+    tensors = {t.name: t for t in graph.initializer if t.name not in given}
+    if any(node.domain or not _is_same_everywhere(node, tensors) for node in graph.node):
         return False
     to_array = import_onnx().numpy_helper.to_array
     targets = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
-    constants = {t.name: to_array(t) for t in graph.initializer if t.name in targets}
+    constants = {name: to_array(tensors[name]) for name in targets & set(tensors)}
     batch = {dims_of(value)[0].dim_value for value in graph.input if value.name == image}
     return all(
         name in constants and set(constants[name][1:].tolist()) <= {0, -1, 1}
         and int(constants[name][0]) in {0, -1} | batch
         for name in targets
     )  # fmt: skip
+
+
+def _is_same_everywhere(node: Any, tensors: Mapping[str, Any]) -> bool:
+    attributes = {a.name: import_onnx().helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "Resize":
+        return _is_by_whole_scales(node, attributes, tensors)
+    if node.op_type == "MaxPool":
+        return len(node.output) == 1 and _keeps_sizes(attributes)
+    return node.op_type in _EVERYWHERE
+
+
+def _is_by_whole_scales(node: Any, attributes: Any, tensors: Mapping[str, Any]) -> bool:
+    """Whether a Resize repeats or blends what is around a position in the same way everywhere."""
+    _, _, scales, sizes, *_ = *node.input, "", "", ""
+    if sizes or scales not in tensors or "axes" in attributes:
+        return False
+    if attributes.get("coordinate_transformation_mode", b"half_pixel") not in _SHIFTED:
+        return False
+    factors = import_onnx().numpy_helper.to_array(tensors[scales]).tolist()
+    return factors[:2] == [1, 1] and all(f >= 1 and f == int(f) for f in factors)
+
+
+def _keeps_sizes(attributes: Any) -> bool:
+    """Whether a pool is padded by what its kernel is larger than one position."""
+    if attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
+        return False
+    kernel = attributes["kernel_shape"]
+    pads = attributes.get("pads", [0] * (2 * len(kernel)))
+    dilations = attributes.get("dilations", [1] * len(kernel))
+    around = zip(kernel, dilations, pads, pads[len(kernel) :], strict=False)
+    return all(before + after == d * (k - 1) for k, d, before, after in around)
 
 
 def dims_of(value: Any) -> list[Any]:
@@ -99,17 +141,30 @@ def is_open(dim: Any) -> bool:
     return not dim.HasField("dim_value")
 
 
-def _followed(found: Sequence[int | None], names: Mapping[int, str]) -> str:
+def _asked(proto: Any) -> tuple[_Sizes, list[list[list[int | None]]]]:
+    """Return the sizes of axes that a graph takes, and the shapes of its outputs for each."""
+    for probed in (_PROBED, _EVEN):
+        try:
+            return probed, [_output_shapes(proto, sizes) for sizes in probed]
+        except import_onnx().shape_inference.InferenceError:
+            continue
+    return _PROBED, [_output_shapes(proto, sizes, strict=False) for sizes in _PROBED]
+
+
+def _followed(found: Sequence[int | None], probed: _Sizes, names: Mapping[int, str]) -> str:
     """Return the name of an axis with these inferred sizes; none where nothing is known."""
     for axis, name in sorted(names.items()):
         for stride in _STRIDES if axis else _STRIDES[:1]:
-            if list(found) == [ceil(sizes[axis] / stride) for sizes in _PROBED]:
+            if list(found) == [ceil(sizes[axis] / stride) for sizes in probed]:
                 return name if stride == 1 else f"{name}_{stride}"
     return ""
 
 
-def _output_shapes(proto: Any, sizes: Sequence[int]) -> list[list[int | None]]:
-    """Return the shapes of the outputs as inferred for one size of each axis; None is unknown."""
+def _output_shapes(proto: Any, sizes: Sequence[int], strict: bool = True) -> list[list[int | None]]:
+    """Return the shapes of the outputs as inferred for one size of each axis; None is unknown.
+
+    ``strict`` raises where the sizes contradict each other.
+    """
     onnx = import_onnx()
     model = _without_weights(proto)
     for value in list(model.graph.input)[: len(proto.graph.input)]:
@@ -120,7 +175,7 @@ def _output_shapes(proto: Any, sizes: Sequence[int]) -> list[list[int | None]]:
         for dim in dims_of(value):
             if is_open(dim):
                 dim.Clear()
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=strict, data_prop=True)
     return [
         [None if is_open(dim) else dim.dim_value for dim in dims_of(value)]
         for value in inferred.graph.output

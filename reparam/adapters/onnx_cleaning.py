@@ -18,7 +18,8 @@ from reparam.adapters.onnx_axes import BATCH, name_open_axes
 from reparam.adapters.onnx_bias import fold_biases
 from reparam.adapters.onnx_model import import_onnx, op_counts, parse_model, refuse_external
 from reparam.adapters.onnx_neutral import bypass_neutral
-from reparam.adapters.onnx_shapes import simplify_reshapes
+from reparam.adapters.onnx_repairs import Sizes, repair_graph
+from reparam.adapters.onnx_shapes import inferred_sizes, simplify_reshapes
 from reparam.errors import ExportError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def clean_model(
     before = op_counts(proto)
     ir = import_onnx_ir()
     graph_model = ir.serde.deserialize_model(proto)
-    repairs = _simplify(graph_model)
+    resized = any(node.op_type == "Resize" for node in proto.graph.node)
+    repairs = _simplify(graph_model, inferred_sizes(proto) if resized else {})
     if outputs is not None:
         rename_outputs(graph_model.graph, outputs)
     proto = ir.serde.serialize_model(graph_model)
@@ -111,7 +113,7 @@ def _check_structure(proto: Any) -> None:
         ) from error
 
 
-def _simplify(model: ir.Model) -> dict[str, int]:
+def _simplify(model: ir.Model, sizes: Sizes) -> dict[str, int]:
     """Clean a model in place; return how much of what was done."""
     passes = import_onnx_ir().passes.common
     graph = model.graph
@@ -119,6 +121,7 @@ def _simplify(model: ir.Model) -> dict[str, int]:
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     lifted = constants - sum(node.op_type == "Constant" for node in graph)
     bypassed = _bypass_identities(graph)
+    repaired = repair_graph(graph, sizes)
     folded = fold_biases(graph)
     neutral = bypass_neutral(graph)  # after: a shift that is left stays by the name it has
     reshapes = simplify_reshapes(graph)
@@ -134,6 +137,7 @@ def _simplify(model: ir.Model) -> dict[str, int]:
         "factors of 1 and shifts of 0 bypassed": neutral,
         "computed Reshape targets made constants": reshapes,
         "unused initializers removed": unused,
+        **repaired,
     }
     return {what: count for what, count in done.items() if count}
 

@@ -134,6 +134,12 @@ def stamp(proto: Any, producer: tuple[str, str], metadata: Mapping[str, str]) ->
     import_onnx().helper.set_model_props(proto, dict(metadata))
 
 
+def add_metadata(proto: Any, metadata: Mapping[str, str]) -> None:
+    """Make a model state more metadata than it does."""
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=value)
+
+
 def _value(value: Any) -> Value:
     dims = value.type.tensor_type.shape.dim
     shape = tuple(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reparam.adapters.onnx_constants import constant_of, register_constant
+from reparam.adapters.onnx_model import import_onnx
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,6 +35,23 @@ def simplify_reshapes(graph: ir.Graph) -> int:
             node.replace_input_with(1, register_constant(graph, name, np.array(target, np.int64)))
             count += 1
     return count
+
+
+def inferred_sizes(proto: Any) -> dict[str, tuple[int | None, ...]]:
+    """Return the sizes of the axes of every value of the main graph, as ONNX infers them.
+
+    None is a size that may be any; a value of which nothing is known is left out.
+    """
+    graph = import_onnx().shape_inference.infer_shapes(proto, data_prop=True).graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {
+        value.name: tuple(
+            dim.dim_value if dim.HasField("dim_value") else None
+            for dim in value.type.tensor_type.shape.dim
+        )
+        for value in values
+        if value.type.tensor_type.HasField("shape")
+    }
 
 
 def _copying_target(reshape: ir.Node) -> list[int] | None:

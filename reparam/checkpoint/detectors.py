@@ -34,6 +34,12 @@ class KnownDetector:
     source: str
     note: str = ""
 
+    @property
+    def title(self) -> str:
+        """Name and project, and the note if there is one, in a few words."""
+        note = f"; {self.note}" if self.note else ""
+        return f"{self.name} ({self.project}{note})"
+
     def told_by(self, keys: Iterable[str]) -> tuple[str, ...]:
         """Return the first key that each pattern matches."""
         text = "\n".join(keys)

@@ -12,6 +12,7 @@ import numpy as np
 
 from reparam.architectures import recognise
 from reparam.checkpoint.blocks import find_blocks
+from reparam.checkpoint.detectors import detector_of
 from reparam.checkpoint.files import Checkpoint, load_checkpoint
 from reparam.checkpoint.layouts import Layout
 from reparam.checkpoint.roles import QUANTISED, without_quantisers
@@ -36,7 +37,8 @@ class Inspection:
     ``layout`` says where in the file the weights stand, and names are without its prefix.
     ``parameters`` counts learned values, without the running statistics. ``not_finite`` names
     arrays with NaN or infinity, ``untrained`` BatchNorms whose statistics are those of a network
-    that never saw data. ``settings`` were told by the checkpoint, ``assumed`` were not.
+    that never saw data. ``detector`` is one that is known by name alone. ``settings`` were told by
+    the checkpoint, ``assumed`` were not.
     """
 
     path: str
@@ -49,6 +51,7 @@ class Inspection:
     dtypes: dict[str, int]
     architecture: str | None
     form: str
+    detector: str | None
     settings: dict[str, Any]
     assumed: dict[str, Any]
     blocks: tuple[BlockForm, ...]
@@ -82,6 +85,7 @@ def inspect(path: str | Path, *, prefix: str | None = None) -> Inspection:
     if checkpoint.layout.kind == QUANTISED:
         shapes = without_quantisers(shapes)
     known = recognise(shapes)
+    detector = None if known else detector_of(shapes)
     blocks, doubts = _blocks(shapes, known)
     arrays = checkpoint.arrays
     learned = (a.size for key, a in arrays.items() if not key.endswith(_STATISTICS))
@@ -96,6 +100,7 @@ def inspect(path: str | Path, *, prefix: str | None = None) -> Inspection:
         dtypes=dict(Counter(array.dtype.name for array in arrays.values())),
         architecture=known.name if known else None,
         form=known.form if known else _form(blocks),
+        detector=detector.title if detector else None,
         settings=known.settings if known else {},
         assumed=known.assumed if known else {},
         blocks=blocks,

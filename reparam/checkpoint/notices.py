@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from reparam.checkpoint.blocks import BlockMatch
+from reparam.checkpoint.detectors import detector_of
 from reparam.checkpoint.epsilons import GIVEN
 from reparam.checkpoint.families.terms import PADDLE
 from reparam.checkpoint.plan import Plan
@@ -41,7 +42,11 @@ def notices_of(
     notices = list(plan.notices)
     if epsilon is not None and not plan.matches:
         notices.append("--epsilon had no effect: nothing was fused")
-    if recognised is None and plan.blocks:
+    detector = None if recognised is not None else detector_of(arrays)
+    if detector is not None:
+        notices.append(f"the network is the detector {detector.title}, which is not in the zoo; "
+                       "what was fused was told by names and shapes")  # fmt: skip
+    elif recognised is None and plan.blocks:
         notices.append("the network as a whole is not one that reparam knows; blocks were told "
                        "by their names and shapes")  # fmt: skip
     if recognised is None and plan.pairs:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from reparam.checkpoint.opening import ENDINGS
+from reparam.commands.json_output import json_option, print_json
 from reparam.commands.progress import progress
 from reparam.commands.tables import stdout, table
 from reparam.errors import CheckpointError, ReparamError
@@ -27,17 +27,6 @@ __all__ = [  # with what commands take from here though it has files of its own
 ]  # fmt: skip
 
 _ANYTHING = ".bin"  # an ending of many other files too
-
-
-def print_json(command: str, verdict: str, fields: dict[str, Any]) -> None:
-    """Print the one JSON object of ``--json`` on stdout."""
-    head = {
-        "schema": f"reparam.{command}/1",
-        "tool_version": tool_version(),
-        "command": command,
-        "verdict": verdict,
-    }
-    click.echo(json.dumps(_plain({**head, **fields}), allow_nan=False, indent=1))
 
 
 def print_error(error: ReparamError, as_json: bool) -> None:
@@ -92,18 +81,6 @@ def print_fusion(result: Any, verdict: str, notices: Sequence[str]) -> None:
     print_json("fuse", verdict, fields)
 
 
-def _plain(value: Any) -> Any:
-    """Return ``value`` as JSON knows it; NaN, infinity and paths become text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return str(value) if isinstance(value, Path) else value
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 force_option = click.option("--force", is_flag=True, help="Replace an existing output.")
 epsilon_option = click.option(
     "--epsilon",

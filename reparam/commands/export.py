@@ -226,6 +226,8 @@ def _files(report: ExportReport) -> Iterator[tuple[str, str]]:
         yield "wrote", f"{report.output} ({report.file_bytes:,} bytes)"
     if report.data is not None:
         yield "wrote", f"{report.data} ({report.data_bytes:,} bytes), which belongs to it"
+    if report.contract is not None:
+        yield "wrote", f"{report.contract}, how to feed it and what its outputs mean"
     if report.paddle is not None:
         files = f"{report.paddle.program} and {report.paddle.parameters}"
         yield "wrote", f"{files} ({report.paddle.file_bytes:,} bytes)"
@@ -243,9 +245,24 @@ def _network(report: ExportReport) -> Iterator[tuple[str, str]]:
         yield "left in the graph", left
     yield "input", _tensor(report.input)
     yield "outputs", "; ".join(_tensor(tensor) for tensor in report.outputs)
+    yield "head", _head(report)
     if report.output is not None:
         yield "opset", f"{report.opset} (IR version {report.ir_version})"
     yield "assumed", ", ".join(f"{name}={value}" for name, value in report.assumed.items())
+
+
+def _head(report: ExportReport) -> str:
+    """Say how a detector answers; nothing for another network."""
+    selection = report.selection
+    if selection is None:
+        told = {"raw": "the maps of each level", "decoded": "boxes and scores of every cell"}
+        return told.get(report.head or "", "")
+    taking = f"{selection.candidates} of a class" if selection.candidates else "all"
+    whose = f" as {report.compat} gives them" if report.compat else ""
+    return (
+        f"detections{whose}: score above {selection.score_threshold:g}, overlap in a class up to "
+        f"{selection.iou_threshold:g}, {selection.top_k} an image; {taking} take part"
+    )
 
 
 def _regions(report: ExportReport) -> str:

@@ -84,7 +84,7 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
         ("sha256", found.sha256),
         ("kind", _kind(found)),
         *(("note", notice) for notice in found.layout.notices),
-        ("architecture", found.architecture or "not one that reparam knows as a whole"),
+        ("architecture", found.architecture or _of_no_architecture(found)),
         ("settings", _settings(found.settings)),
         ("not told by the file", _settings(found.assumed)),
         ("parameters", f"{found.parameters:,} in {found.arrays} arrays ({dtypes})"),
@@ -136,6 +136,12 @@ def _epsilons(epsilon: dict[str, Any]) -> str:
     values = [epsilon["paddle"], epsilon["torch"]]
     said = [f"{value:g}" if value is not None else "asked for" for value in values]
     return said[0] if said[0] == said[1] else f"{said[0]}, PyTorch names: {said[1]}"
+
+
+def _of_no_architecture(found: Inspection) -> str:
+    if found.detector is None:
+        return "not one that reparam knows as a whole"
+    return f"the detector {found.detector}, which is not in the zoo; its blocks can be fused"
 
 
 def _kind(found: Inspection) -> str:

@@ -155,11 +155,12 @@ def _taking_part(scores: Array, selection: Selection) -> tuple[Array, Array]:
     """Return which anchors take part for certain, and which may, by their scores in one class."""
     above = scores > np.float32(selection.score_threshold)
     if selection.candidates is None or above.sum() <= selection.candidates:
-        return above, above
+        return above.copy(), above
     worst = np.sort(scores[above])[-selection.candidates]
-    sure = above & (scores > worst)
-    # Of those that are equally good, any may be the last ones.
-    return sure, above & (scores >= worst)
+    may = above & (scores >= worst)
+    if may.sum() == selection.candidates:
+        return may.copy(), may
+    return above & (scores > worst), may  # of equally good ones, any may be the last
 
 
 def _anchors_of(image: _Image, rows: Array, may: Array) -> tuple[Array, str | None]:
@@ -167,11 +168,11 @@ def _anchors_of(image: _Image, rows: Array, may: Array) -> tuple[Array, str | No
     anchors: list[int] = []
     label = image.found_classes[rows[0]] if len(rows) else 0
     for row in rows:
-        equal = may & (image.scores[label] == image.found_scores[row])
-        places = np.flatnonzero(equal)
-        same = np.array_equal  # NaN is the same as NaN here
         box = image.found_boxes[row]
-        own = [int(p) for p in places if same(image.boxes[p], box, equal_nan=True)]
+        places = np.flatnonzero(may & (image.scores[label] == image.found_scores[row]))
+        boxes = image.boxes[places]
+        same = (boxes == box) | (np.isnan(boxes) & np.isnan(box))
+        own = [int(place) for place in places[same.all(axis=1)]]
         free = [place for place in own if place not in anchors]
         if not free:
             why = "is there twice" if own else "is no box of this class that takes part"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from reparam.errors import ConfigurationError
 
 # Of the detection task of COCO 2017, in the order of their ids (Lin et al. 2014, arXiv 1405.0312).
-COCO_NAMES = tuple(
+_COCO = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,"
     "stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,"
     "backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,"
@@ -18,8 +19,9 @@ COCO_NAMES = tuple(
     "banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
     "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,"
     "oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,"
-    "toothbrush".split(",")
+    "toothbrush"
 )
+COCO_NAMES = tuple(_COCO.split(","))
 
 _MOST_CLASSES = 100_000
 _LARGEST_LIST = 1 << 24  # bytes
@@ -118,10 +120,9 @@ def _of_annotations(path: Path) -> tuple[str, ...]:
                 f"a category that is {str(category)[:80]}; needed: a whole number as 'id', and a "
                 "'name'",
             )
-    ids = [category["id"] for category in categories]
-    twice = sorted({one for one in ids if ids.count(one) > 1}) if len(set(ids)) < len(ids) else []
-    if twice:
-        raise _refusal(str(path), f"several categories with the id {twice[0]}")
+    (number, times), *_ = Counter(category["id"] for category in categories).most_common(1)
+    if times > 1:
+        raise _refusal(str(path), f"{times} categories with the id {number}")
     return tuple(category["name"].strip() for category in categories)
 
 

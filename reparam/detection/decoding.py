@@ -128,7 +128,8 @@ def _boxes(maps: Maps, reg: Array, stride: int) -> Array:
     probabilities, _ = _probabilities(maps, reg)
     distances = probabilities @ np.asarray(maps.projection)
     centre = np.tile(centres(*reg.shape[2:]), 2)
-    return (centre + _SIDES * distances) * stride
+    boxes: Array = (centre + _SIDES * distances) * stride
+    return boxes
 
 
 def _box_bound(maps: Maps, reg: Array, stride: int) -> Array:

@@ -159,10 +159,9 @@ def _pair(canvas: _Canvas, level: int, overlap: float) -> None:
     if half <= 0 or columns < 1 or not low <= half - abs(rest) <= half + abs(rest) <= high:
         return
     start = canvas.first(level) + (height // 2) * width
-    for cell, left, right, score in (
-        (0, half, half, 4.0),
-        (columns, half + rest, half - rest, 3.0),
-    ):
+    best = 4.0 - 0.3 * level  # no two scores are equal
+    pair = ((0, half, half, best), (columns, half + rest, half - rest, best - 1))
+    for cell, left, right, score in pair:
         canvas.logits[:, start + cell] = _limit(canvas.selection) + _BACKGROUND
         canvas.logits[0, start + cell] = _limit(canvas.selection) + score
         for side, distance in enumerate((left, half, right, half)):

@@ -12,10 +12,16 @@ from reparam.adapters.foreign_models import ForeignModel
 from reparam.checkpoint import Checkpoint, load_checkpoint
 from reparam.checkpoint.blocks import find_blocks
 from reparam.checkpoint.opening import check_input
+from reparam.detection import RAW
 from reparam.exporter.exporting import export_onnx
 from reparam.exporter.layer_networks import has_branches
+from reparam.exporter.report import ExportReport
 from reparam.latency import Benchmark, ModelUnderTest, measure_models
 
+UP_TO_MAPS = (
+    "measured up to the maps of each level; what selecting takes depends on what is in an image. "
+    "Export it with --head nms, and measure that file, for both"
+)
 TRAIN_TIME, DEPLOY = "train-time form", "deploy form"
 
 Progress = Callable[[str], None]
@@ -105,15 +111,17 @@ def _under_test(
         for form in forms:
             tell(f"exporting {path} in {form}")
             output = folder / f"{len(found)}.onnx"
-            _export(checkpoint, output, protocol, form)
+            if _export(checkpoint, output, protocol, form).head == RAW:
+                tell(f"{path}: {UP_TO_MAPS}")
             found.append(ModelUnderTest(f"{path} ({form})", output))
     return found
 
 
-def _export(checkpoint: Checkpoint, output: Path, protocol: Protocol, form: str) -> None:
-    export_onnx(
+def _export(checkpoint: Checkpoint, output: Path, protocol: Protocol, form: str) -> ExportReport:
+    return export_onnx(
         checkpoint,
         output,
+        default_head=RAW,
         input_size=protocol.input_size,
         batch=protocol.batch or 1,
         fuse=form == DEPLOY,

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reparam.detection.records import DECODED, NMS, RAW, Maps, Preprocessing, Selection
-from reparam.exporter.contract_outputs import FLAT, OWN, boxes_of, meanings_of
+from reparam.adapters.head_model import OWN
+from reparam.detection import NMS, Maps, Preprocessing, Selection
+from reparam.exporter.contract_outputs import boxes_of, meanings_of
 from reparam.exporter.report import Tensor
 from reparam.normalization import Normalization
 
@@ -22,11 +23,6 @@ METADATA = "reparam.contract"
 
 SCHEMA = "reparam.contract/1"
 ENDING = ".infer_cfg.json"
-
-__all__ = [
-    "DECODED", "FLAT", "METADATA", "NMS", "OWN", "RAW", "Described", "as_metadata", "contract",
-    "infer_cfg", "infer_cfg_of", "infer_cfg_text",
-]  # fmt: skip
 
 _INTERPOLATIONS = ("nearest", "linear", "cubic", "area", "lanczos4")  # OpenCV's 0 to 4
 _FORMULA = "x = (pixel * scale - mean) / std"
@@ -39,28 +35,30 @@ class Described:
     Attributes:
         architecture: as recognised, or whatever names the network.
         source_sha256: of the checkpoint.
+        size: (H, W) of the image; where an axis is open, only a size that it was checked with.
         inputs: the image first.
         outputs: in order.
-        size: (H, W) of the image; where an axis is open, only a size that it was checked with.
         normalization: what the file does to raw pixels; None if it takes normalised ones.
-        preprocessing: what is done to an image in front of the network, raw pixels or not.
+        preprocessing: what is done to an image in front of a detector, raw pixels or not.
+        usual: what is done to raw pixels in front of another network, where that is known.
         assumed: no checkpoint and no configuration told it: it is what such networks are usually
             trained with.
         labels: classes of a classifier.
         maps: of a detector.
         head: form of its answer, one of :data:`reparam.detection.records.HEADS`.
-        layout: of that answer, ``OWN`` or ``FLAT``.
+        layout: of that answer, ``OWN`` or ``PADDLEDETECTION``.
         selection: how its boxes become detections, in the file or behind it.
         classes: names, in order.
     """
 
     architecture: str
     source_sha256: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
     size: tuple[int, int]
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
     normalization: Normalization | None = None
     preprocessing: Preprocessing | None = None
+    usual: Normalization | None = None
     assumed: bool = True
     labels: int | None = None
     maps: Maps | None = None
@@ -68,6 +66,24 @@ class Described:
     layout: str = OWN
     selection: Selection | None = None
     classes: Sequence[str] | None = None
+
+    @property
+    def has_infer_cfg(self) -> bool:
+        """Whether there is enough to say in a file for PaddleDetection's programs.
+
+        Not of what is no detector, nor where it is not known how its images are normalised and
+        the file does not do it.
+        """
+        known = self.preprocessing is not None or self.normalization is not None
+        return self.maps is not None and known
+
+    @property
+    def normalised(self) -> Normalization | None:
+        """What is done to raw pixels in front of the network, in the file or not."""
+        known = self.preprocessing
+        if known is None:
+            return None if self.maps is not None else self.usual
+        return Normalization.of(known)
 
 
 def contract(about: Described) -> dict[str, Any]:
@@ -98,13 +114,12 @@ def as_metadata(about: Described) -> dict[str, str]:
 def infer_cfg(about: Described) -> dict[str, Any] | None:
     """Return what PaddleDetection's programs read of a detector, and the contract in it.
 
-    None where it would say too little: the network is no detector, or it is not known how its
-    images are normalised and the file does not do it.
+    None where there is too little to say (:attr:`Described.has_infer_cfg`).
 
     Source: PaddleDetection ``ppdet/engine/export_utils.py`` and ``deploy/python/infer.py`` (keys
     and what is done with them).
     """
-    if about.maps is None or (about.preprocessing is None and about.normalization is None):
+    if about.maps is None or not about.has_infer_cfg:
         return None
     numbers = map(str, range(about.maps.classes))
     return {
@@ -151,31 +166,36 @@ def _text(value: Any, indent: str) -> str:
 
 def _inputs(about: Described) -> list[dict[str, Any]]:
     image, *others = about.inputs
-    said = [{**asdict(image), "meaning": "images", "layout": "NCHW", **_image(about)}]
+    said = [{**_tensor(image), "meaning": "images", "layout": "NCHW", **_image(about)}]
     for tensor in others:
         said.append(
             {
-                **asdict(tensor),
+                **_tensor(tensor),
                 "meaning": "(N, 2): height and width of the input over those of the original image",
             }
         )
     return said
 
 
+def _tensor(tensor: Tensor) -> dict[str, Any]:
+    return {**asdict(tensor), "shape": list(tensor.shape)}
+
+
 def _image(about: Described) -> dict[str, Any]:
     """Return what has to be done to an image; null stands for what is not known."""
-    inside, known = about.normalization, about.preprocessing
+    inside, known, resize = about.normalization, about.normalised, about.preprocessing
     turned = inside is not None and inside.bgr
     pixels: dict[str, Any] | None = None
     if inside is not None:
         pixels = {"raw": True, **_numbers(Normalization((0.0,), (1.0,)))}
     elif known is not None:
-        pixels = {"raw": False, **_numbers(_normalization_of(known))}
+        pixels = {"raw": False, **_numbers(known)}
+    coloured = known is not None and about.inputs[0].shape[1] == len("RGB")
     return {
-        "channels": None if known is None else "BGR" if turned else "RGB",
+        "channels": ("BGR" if turned else "RGB") if coloured else None,
         "pixels": pixels,
         "in_the_file": None if inside is None else {**_numbers(inside), "turns_channels": turned},
-        "resize": None if known is None else _resize(about, known),
+        "resize": None if resize is None else _resize(about, resize),
         "assumed": about.assumed and known is not None,
     }
 
@@ -183,10 +203,6 @@ def _image(about: Described) -> dict[str, Any]:
 def _numbers(wanted: Normalization) -> dict[str, Any]:
     numbers = {"scale": wanted.scale, "mean": list(wanted.mean), "std": list(wanted.std)}
     return {"formula": _FORMULA, **numbers}
-
-
-def _normalization_of(known: Preprocessing) -> Normalization:
-    return Normalization(known.mean, known.std, 1 / 255 if known.scale else 1.0)
 
 
 def _resize(about: Described, known: Preprocessing) -> dict[str, Any]:
@@ -201,7 +217,7 @@ def _resize(about: Described, known: Preprocessing) -> dict[str, Any]:
 
 
 def _outputs(about: Described) -> list[dict[str, Any]]:
-    plain = [asdict(tensor) for tensor in about.outputs]
+    plain = [_tensor(tensor) for tensor in about.outputs]
     if about.maps is None:
         last = about.outputs[0].shape[-1:] if len(plain) == 1 else ()
         scores = about.labels is not None and last == (about.labels,)

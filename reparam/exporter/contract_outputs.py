@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from reparam.detection.records import DECODED, NMS, RAW, Maps
-
-OWN, FLAT = "own", "paddledetection"
-"""Layouts of detections: one array for each thing, or one row for each box of all images."""
+from reparam.adapters.head_model import OWN, PADDLEDETECTION
+from reparam.detection import DECODED, NMS, RAW, Maps
 
 _CORNERS = "x1 y1 x2 y2"
 
@@ -24,7 +22,7 @@ def meanings_of(maps: Maps, head: str | None, layout: str = OWN) -> list[str]:
         return ["(N, A, 4): a box for each cell", "(N, classes, A): scores from 0 to 1"]
     if head != NMS:
         raise ValueError(f"no head '{head}'")
-    if layout == FLAT:
+    if layout == PADDLEDETECTION:
         return [
             "(M, 6): class, score, x1, y1, x2, y2 of all detections, image after image",
             "(N,): detections of each image",
@@ -59,5 +57,5 @@ def boxes_of(maps: Maps | None, head: str | None, layout: str = OWN) -> dict[str
             "distance": "the mean of projection under the softmax over the bins",
             "from": "the centre of the cell: (column + 0.5, row + 0.5) strides",
         }
-    of = "original image" if layout == FLAT and head == NMS else "input"
+    of = "original image" if layout == PADDLEDETECTION and head == NMS else "input"
     return {"format": _CORNERS, "unit": f"pixels of the {of}"}

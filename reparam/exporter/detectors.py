@@ -48,7 +48,7 @@ def for_network(network: Network, options: Options, output: Path | None) -> tupl
         return network, options
     if options.classes is not None:
         check_classes(options.classes, network.maps.classes)
-    head = options.head or (RAW if output is None else NMS)
+    head = options.head or (RAW if output is None else options.default_head)
     if options.compat is not None and head != NMS:
         raise ExportError(
             f"--compat {options.compat} has detections as its outputs",

@@ -13,6 +13,9 @@ from reparam.adapters.converter import Converter, need_converter
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.static_program import save_static
 from reparam.checkpoint import Checkpoint, load_checkpoint
+from reparam.detection import NMS
+from reparam.exporter.contract import infer_cfg_of
+from reparam.exporter.describing import NOT_KNOWN, describe
 from reparam.exporter.detectors import for_network
 from reparam.exporter.layer_networks import network_of_model
 from reparam.exporter.networks import Network, network_of
@@ -133,25 +136,31 @@ def _export(
     network, options = taking_raw_pixels(network, options)
     size = options.input_size or network.default_size
     shape = options.shape(network.channels, size)
-    with whole_files(_files(output, options), options.force) as files:
+    paths = _files(output, options, describe(network, options).has_infer_cfg)
+    with whole_files(paths, options.force) as files:
         options.tell("converting to ONNX" if output else "tracing the network")
         static = save_static(
             network.exported, network.input_name, shape, workshop.folder, straight=network.any_size
         )
         told: dict[str, Any] = {}
         probes: list[Probe] | None = None
-        if workshop.converter is not None:
-            data, path = files[:2]
-            told, probes = make_onnx(network, options, static, workshop.converter, path, data)
+        if workshop.converter is not None and output is not None:
+            draft = dict(zip(paths, files, strict=True))
+            onnx = draft[output], draft[data_of(output)]
+            told, probes = make_onnx(network, options, static, workshop.converter, *onnx)
         if options.paddle is not None:
             told = make_paddle(network, options, static, files[-2:], probes) | told
+    if network.maps is not None:
+        selected = options.selection if options.head == NMS else None
+        told |= {"head": options.head, "compat": options.compat, "selection": selected}
     return _report(network, output, told)
 
 
-def _files(output: Path | None, options: Options) -> list[Path]:
+def _files(output: Path | None, options: Options, contract: bool) -> list[Path]:
     """Return what may be written, weights before the files that name them."""
-    onnx = [] if output is None else [data_of(output), output]
-    paddle = options.paddle
+    onnx, paddle = [], options.paddle
+    if output is not None:
+        onnx = [data_of(output), *([infer_cfg_of(output)] if contract else []), output]
     return onnx + ([] if paddle is None else [paddle.with_suffix(".pdiparams"), paddle])
 
 
@@ -168,7 +177,10 @@ def _of_program(told: Mapping[str, Any]) -> list[str]:
 
 def _report(network: Network, output: Path | None, told: dict[str, Any]) -> ExportReport:
     outside = output is not None and told.get("data_bytes")
+    beside = told.pop("contract", False)
     notices = (*network.notices, *told.pop("notices", ()), *_of_program(told))
+    if output is not None and network.maps is not None and not beside:
+        notices = (*notices, NOT_KNOWN.format(infer_cfg_of(output).name))
     return ExportReport(
         output=output,
         source=network.source,
@@ -181,5 +193,6 @@ def _report(network: Network, output: Path | None, told: dict[str, Any]) -> Expo
         blocks=len(network.blocks),
         notices=notices,
         data=data_of(output) if output is not None and outside else None,
+        contract=infer_cfg_of(output) if output is not None and beside else None,
         **told,
     )

@@ -17,11 +17,24 @@ from reparam.adapters.light_program import lighten
 from reparam.adapters.onnx_axes import AXES, is_free_of_sizes, with_open_axes
 from reparam.adapters.onnx_cleaning import clean_model
 from reparam.adapters.onnx_files import LIMIT, open_beside, read_header, write_model
-from reparam.adapters.onnx_model import import_onnx, interface_of, op_counts, stamp
+from reparam.adapters.onnx_model import (
+    add_metadata,
+    import_onnx,
+    interface_of,
+    op_counts,
+    stamp,
+)
 from reparam.adapters.onnx_runtime import run_onnx
 from reparam.adapters.paddle_models import Array, import_paddle, state_of
 from reparam.errors import ExportError
 from reparam.exporter.checking import check_file, check_outputs, check_run
+from reparam.exporter.contract import Described, as_metadata, infer_cfg_of
+from reparam.exporter.describing import (
+    check_described,
+    describe,
+    with_interface,
+    write_infer_cfg,
+)
 from reparam.exporter.detectors import head_metadata, map_names, plan_of, with_head
 from reparam.exporter.ending import Ended, end_with_fusing
 from reparam.exporter.float16 import Narrow, in_float16
@@ -117,7 +130,8 @@ def make_onnx(
         static: its program and parameters.
         converter: is getting ready; its input is written here.
         path: of the file.
-        data: of its weights, if they do not go into it.
+        data: of its weights, if they do not go into it. The contract of a detector's file goes
+            beside both.
 
     Raises:
         ExportError: the converter failed, or what it wrote did not pass the checks.
@@ -162,17 +176,19 @@ def _write_and_check(
         narrow = in_float16(proto, weights, checks.network, checks.probes, file,
                             keep, keep or headed, ended.made)  # fmt: skip
         outside = checks.options.external_data or _bytes_of(narrow.proto, narrow.weights) > LIMIT
-        whole = with_head(narrow.proto, checks.network, checks.options)
+        whole, about = _finished(narrow.proto, narrow.weights, checks)
         write_model(whole, narrow.weights, path, data if outside else None)
         worst, header = checks.passed(path, narrow.values)
         told = {"precision": FLOAT16, "float16": _float16(narrow, before)}
     else:
-        whole = with_head(proto, checks.network, checks.options)
+        whole, about = _finished(proto, weights, checks)
         write_model(whole, weights, path, data if outside else None)
         worst, header = checks.passed(path)
     interface = interface_of(header)
+    check_described(about, interface)
     return {
         **told,
+        "contract": write_infer_cfg(about, infer_cfg_of(path)),
         "file_bytes": path.stat().st_size,
         "data_bytes": data.stat().st_size if outside else 0,
         "input": Tensor.of(interface.inputs[0]),
@@ -186,6 +202,15 @@ def _write_and_check(
         "notices": ended.notices,
         "worst": worst,
     }
+
+
+def _finished(proto: Any, weights: Mapping[str, Array], checks: Checks) -> tuple[Any, Described]:
+    """Return a graph with its head and with its contract, and that contract."""
+    whole = with_head(proto, checks.network, checks.options)
+    known = describe(checks.network, checks.options)
+    about = with_interface(known, interface_of(whole), weights)
+    add_metadata(whole, as_metadata(about))
+    return whole, about
 
 
 def _float16(narrow: Narrow, before: Difference) -> Float16:

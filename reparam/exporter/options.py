@@ -9,7 +9,7 @@ from pathlib import Path
 from reparam.adapters.converter import check_opset
 from reparam.adapters.head_model import PADDLEDETECTION
 from reparam.adapters.onnx_axes import AXES, BATCH, HEIGHT, WIDTH
-from reparam.detection import HEADS, Preprocessing, Selection
+from reparam.detection import HEADS, NMS, Preprocessing, Selection
 from reparam.detection.classes import Classes
 from reparam.errors import ExportError, OutputError
 from reparam.files import check_output
@@ -41,8 +41,8 @@ class Options:
         fold_normalize: what is done to raw pixels, which the file takes then: a preset, or numbers
             (:meth:`reparam.graph.normalizing.Normalization.parse`); the usual of the recognised
             network if it is an empty text. None leaves it to code in front of the file.
-        head: of a detector: "raw", "decoded" or "nms", which is meant by None where an ONNX file is
-            written.
+        head: of a detector: "raw", "decoded" or "nms".
+        default_head: where none is asked for and an ONNX file is written.
         compat: "paddledetection" for the inputs and outputs of its models.
         selection: which boxes of a detector are detections.
         classes: that a detector must have; their names are told in the contract of the file.
@@ -64,6 +64,7 @@ class Options:
     paddle: Path | None = None
     fold_normalize: str | Normalization | None = None
     head: str | None = None
+    default_head: str = NMS
     compat: str | None = None
     selection: Selection = field(default_factory=Selection)
     classes: Classes | None = None

@@ -33,7 +33,10 @@ def taking_raw_pixels(network: Network, options: Options) -> tuple[Network, Opti
     if asked is None:
         return network, options
     said: tuple[str, ...] = ()
-    if asked == "":
+    if asked == "" and options.preprocessing is not None:
+        asked = Normalization.of(options.preprocessing)
+        said = ("the file takes raw pixels and normalises them as the configuration says",)
+    elif asked == "":
         name = preset_of(network)
         asked = PRESETS[name]
         said = (

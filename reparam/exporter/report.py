@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reparam.adapters.onnx_model import Value
+from reparam.detection import Selection
 from reparam.graph.records import Fused, Left
 from reparam.graph.reporting import region_to_json
 
@@ -122,6 +123,10 @@ class ExportReport:
         precision: of weights and arithmetic in the ONNX file.
         data: the file beside the ONNX file that holds its weights, if they are not in it.
         data_bytes: its size.
+        contract: the file beside a detector's ONNX file that says how to feed and read it.
+        head: of a detector, how its answer leaves the ONNX file.
+        compat: whose inputs and outputs it has, if not our own.
+        selection: of a detector, which boxes are detections.
         float16: what rounding did, where that is the precision.
         paddle: the program for Paddle Inference, if one was written.
         fused_regions: parts of the ONNX graph, outside of what blocks say, that were proved to be
@@ -153,6 +158,10 @@ class ExportReport:
     precision: str = "float32"
     data: Path | None = None
     data_bytes: int = 0
+    contract: Path | None = None
+    head: str | None = None
+    compat: str | None = None
+    selection: Selection | None = None
     float16: Float16 | None = None
     paddle: PaddleFiles | None = None
     fused_regions: tuple[Fused, ...] = ()

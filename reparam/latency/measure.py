@@ -8,8 +8,9 @@ import math
 import os
 from collections.abc import Callable, Sequence
 
+from reparam.environment.machine import usable_cores
 from reparam.errors import BenchmarkError, MissingDependencyError
-from reparam.latency.environment import read_environment, usable_cores
+from reparam.latency.environment import read_environment
 from reparam.latency.process import Answer, Request, measure_once
 from reparam.latency.records import Benchmark, Measurement, ModelUnderTest
 

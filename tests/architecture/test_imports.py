@@ -18,9 +18,12 @@ LIGHT = (
     "reparam.checkpoint",
     "reparam.checkpoint.pipeline",
     "reparam.checkpoint.inspection",
+    "reparam.commands.doctor",
+    "reparam.commands.doctor_report",
     "reparam.commands.fuse",
     "reparam.commands.inspect",
     "reparam.conv",
+    "reparam.environment.diagnosis",
     "reparam.equivalence",
     "reparam.example",
     "reparam.graph",
@@ -46,13 +49,23 @@ def test_no_framework_is_imported_by(module):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["fuse", "--help"], ["export", "--help"],
-                                       ["verify", "--help"], ["bench", "--help"]])  # fmt: skip
+                                       ["verify", "--help"], ["bench", "--help"],
+                                       ["doctor", "--help"]])  # fmt: skip
 def test_help_imports_no_framework(arguments):
     code = (
         "import reparam.__main__ as cli\ntry:\n"
         f"    cli.main({arguments!r})\nexcept SystemExit as end:\n    assert not end.code"
     )
     assert not loaded_after(code) & set(HEAVY)
+
+
+def test_the_doctor_itself_imports_what_cannot_be_broken():
+    """Packages are imported in processes of their own: one that crashes must not end this one."""
+    code = "import reparam.environment.diagnosis as it\nit.diagnose(quick=True)"
+    third_party = loaded_after(code) - set(sys.stdlib_module_names)
+    bare = loaded_after("pass") - set(sys.stdlib_module_names)
+    assert third_party - bare <= {"reparam", "packaging"}
+    assert not loaded_after("import reparam.commands.doctor_report") & {*HEAVY, "numpy", "rich"}
 
 
 def test_the_algebra_knows_numpy_only():

@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from reparam.environment import machine
 from reparam.errors import BenchmarkError
 from reparam.latency import (
     Benchmark,
     ModelUnderTest,
-    environment,
     measure_models,
     worker,
 )
@@ -92,7 +92,7 @@ def test_every_model_of_every_round_has_a_process_of_its_own(tmp_path: Path) -> 
 def test_threads_are_those_that_can_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "allowed_cores", lambda: [0])
+    monkeypatch.setattr(machine, "allowed_cores", lambda: [0])
     result = run(relu(tmp_path / "m.onnx", [1, 4]), threads=None)
     assert result.threads == 1
     assert result.environment.usable_cores == 1
