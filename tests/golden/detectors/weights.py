@@ -44,18 +44,20 @@ def _random(key: str, shape: tuple[int, ...], norms: set[str], rng: Any) -> np.n
     return rng.normal(0.0, 1.0 if leaf == "_mean" else 0.3, shape)
 
 
-def images(shape: tuple[int, int, int, int], seed: int) -> np.ndarray:
+def images(
+    shape: tuple[int, int, int, int], seed: int, patches: tuple[int, ...] = (1, 4, 16, 64, 256)
+) -> np.ndarray:
     """Return images (N, 3, H, W) of patches of many sizes, about as large as normalised pixels.
 
     White noise would average out, and leave a network nothing but the borders to see.
     """
     rng = np.random.default_rng(seed)
     found = np.zeros(shape)
-    for size in (1, 4, 16, 64, 256):
+    for size in patches:
         rows, columns = (-(-side // size) for side in shape[2:])
-        patches = rng.normal(size=(*shape[:2], rows, columns))
-        found += patches.repeat(size, 2).repeat(size, 3)[:, :, : shape[2], : shape[3]]
-    return found / 5**0.5
+        values = rng.normal(size=(*shape[:2], rows, columns))
+        found += values.repeat(size, 2).repeat(size, 3)[:, :, : shape[2], : shape[3]]
+    return found / len(patches) ** 0.5
 
 
 def chooser(state: Arrays, name: str) -> Choose:
