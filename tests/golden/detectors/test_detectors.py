@@ -16,6 +16,7 @@ from reparam.architectures import create_model, recognise
 from reparam.checkpoint import fuse_arrays
 from reparam.conv import gamma
 from reparam.conv.bounds import BATCH_NORM_ROUNDINGS, UNIT_ROUNDOFF
+from reparam.detection import Selection, decode, select
 from reparam.models import convert_to_deploy
 from tests.golden.detectors.recording import Arrays, Case, load
 from tests.golden.test_golden import magnitude
@@ -204,6 +205,41 @@ def test_the_checkpoint_alone_is_enough(name: str) -> None:
     assert max(excess(name, layer).values()) <= 1
     assert not any("_mean" in key for key in layer.state_dict())
     assert {key for block in report.fused for key in block.keys} == set(case(name).deploy)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kind", ["default", "strict"])
+def test_detections_are_the_peers(name: str, kind: str) -> None:
+    """Of the peer's own boxes and scores, so that nothing is within rounding but divisions."""
+    told = case(name).about["nms"][kind]
+    selection = Selection(
+        told["score_threshold"], told["nms_threshold"], told["keep_top_k"], told["nms_top_k"]
+    )
+    for run in case(name).runs:
+        boxes, scores = (run[f"float32/{key}"] for key in ("boxes", "scores"))
+        factors = np.tile(run["scale_factor"][:, ::-1], 2)[:, None]  # x, y, x, y
+        found = select(boxes / factors, scores, selection)
+        rows, count = (run[f"float32/{kind}_{part}"] for part in ("rows", "count"))
+        assert list(found.count) == list(count)
+        for i, theirs in enumerate(np.split(rows, np.cumsum(count)[:-1])):
+            best = theirs[np.argsort(-theirs[:, 1], kind="stable")]
+            ours = slice(len(theirs))
+            np.testing.assert_array_equal(found.classes[i, ours], best[:, 0])
+            np.testing.assert_array_equal(found.scores[i, ours], best[:, 1])
+            np.testing.assert_allclose(
+                found.boxes[i, ours], best[:, 2:], rtol=2 * UNIT_ROUNDOFF["float32"]
+            )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_decoding_in_numpy_is_the_peers(name: str) -> None:
+    maps = built(name).maps
+    for run in case(name).runs:
+        levels = range(len(maps.strides))
+        truth = [run[f"truth/{kind}{i}"] for i in levels for kind in ("cls", "reg")]
+        boxes, scores = decode(maps, truth)
+        for found, key in ((boxes, "boxes"), (scores, "scores")):
+            assert np.abs(found - run[f"truth/{key}"]).max() <= bound(run, key, "float64")
 
 
 def changed(layer: Any, key: str, change: Callable[[np.ndarray], np.ndarray]) -> None:

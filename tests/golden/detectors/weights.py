@@ -44,18 +44,20 @@ def _random(key: str, shape: tuple[int, ...], norms: set[str], rng: Any) -> np.n
     return rng.normal(0.0, 1.0 if leaf == "_mean" else 0.3, shape)
 
 
-def images(shape: tuple[int, int, int, int], seed: int) -> np.ndarray:
+def images(
+    shape: tuple[int, int, int, int], seed: int, patches: tuple[int, ...] = (1, 4, 16, 64, 256)
+) -> np.ndarray:
     """Return images (N, 3, H, W) of patches of many sizes, about as large as normalised pixels.
 
     White noise would average out, and leave a network nothing but the borders to see.
     """
     rng = np.random.default_rng(seed)
     found = np.zeros(shape)
-    for size in (1, 4, 16, 64, 256):
+    for size in patches:
         rows, columns = (-(-side // size) for side in shape[2:])
-        patches = rng.normal(size=(*shape[:2], rows, columns))
-        found += patches.repeat(size, 2).repeat(size, 3)[:, :, : shape[2], : shape[3]]
-    return found / 5**0.5
+        values = rng.normal(size=(*shape[:2], rows, columns))
+        found += values.repeat(size, 2).repeat(size, 3)[:, :, : shape[2], : shape[3]]
+    return found / len(patches) ** 0.5
 
 
 def chooser(state: Arrays, name: str) -> Choose:
@@ -75,22 +77,27 @@ def chooser(state: Arrays, name: str) -> Choose:
     return choose
 
 
-def predicting(state: Arrays, logits: Mapping[str, np.ndarray], name: str) -> Arrays:
+def predicting(
+    state: Arrays,
+    logits: Mapping[str, np.ndarray],
+    name: str,
+    deviation: float = 1.5,
+    centre: float = -1.5,
+) -> Arrays:
     """Return ``state`` with last convolutions whose logits vary as those of a trained head do.
 
     ``logits`` are the maps cls0, reg0, cls1, ... as they are now, of a few images. Class logits
-    are to have the standard deviation 1.5 about -1.5: some scores above a half, most below.
+    are to have that deviation about that centre: some scores above a half, most below.
     """
     rng = np.random.default_rng(zlib.crc32(name.encode()) + 2)
     state = dict(state)
     for key, values in logits.items():
-        deviation, offset = (1.5, -1.5) if key.startswith("cls") else (2.0, 0.0)
+        spread, middle = (deviation, centre) if key.startswith("cls") else (2.0, 0.0)
         prefix = f"yolo_head.pred_{key[:3]}.{key[3:]}"
-        spread = values.std(axis=(0, 2, 3))
-        factor = deviation / np.maximum(spread, 1e-6)
+        factor = spread / np.maximum(values.std(axis=(0, 2, 3)), 1e-6)
         weight = state[f"{prefix}.weight"] * factor[:, None, None, None]
-        centre = (values.mean(axis=(0, 2, 3)) - state[f"{prefix}.bias"]) * factor
-        bias = rng.normal(offset, 0.5, centre.shape) - centre
+        moved = (values.mean(axis=(0, 2, 3)) - state[f"{prefix}.bias"]) * factor
+        bias = rng.normal(middle, 0.5, moved.shape) - moved
         state[f"{prefix}.weight"] = weight.astype(np.float32)
         state[f"{prefix}.bias"] = bias.astype(np.float32)
     return state
