@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _INTEGERS = (6, 7)  # int32 and int64, as ONNX counts types
 
+VECTORS = "Squeezes that could leave a Gather a single number made Reshapes"
+
 log = logging.getLogger("reparam.adapters")
 
 
@@ -33,7 +35,7 @@ def repair_graph(graph: ir.Graph, sizes: Sizes) -> dict[str, int]:
         sizes: what is known of its values.
     """
     done = {
-        "Squeezes that could leave a Gather a single number made Reshapes": keep_vectors(graph),
+        VECTORS: keep_vectors(graph),
         "computed sizes of a Resize made constant scales": scale_resizes(graph, sizes),
     }
     for what, count in done.items():

@@ -71,13 +71,14 @@ class Choice:
             unused = tell_unused(("config", "epsilon"), WITHOUT_EFFECT)
             return Chosen({}, own, None, tuple(unused))
         notices = tell_unused(("input_channels",), "it is for a network of your own")
-        configuration = None if self.config is None else read_configuration(self.config)
-        for path in checkpoints if configuration is not None or self.model is not None else ():
+        whole = None if self.config is None else read_configuration(self.config)
+        configuration = whole
+        for path in checkpoints if whole is not None or self.model is not None else ():
             shapes = load_checkpoint(path, prefix=prefix).shapes
             if self.model is not None:
                 check_name(self.model, shapes)
-            if configuration is not None:
-                configuration = check_configuration(configuration, shapes)
+            if whole is not None:  # each by itself: one may be a backbone, another a detector
+                configuration = check_configuration(whole, shapes)
         settings = dict(self.given)
         if configuration is None:
             return Chosen(settings, None, None, tuple(notices))

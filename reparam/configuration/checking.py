@@ -53,20 +53,23 @@ def check_configuration(configuration: Configuration, shapes: Shapes) -> Configu
         for key, value in configuration.told.items()
         if key in told and told[key] != value
     ]
-    if configuration.classes is not None and not detector:  # it would be said twice
-        classes = {shape[0] for key, shape in shapes.items() if _CLASSES.search(key)}
-        if classes - {configuration.classes}:
-            counts = ", ".join(map(str, sorted(classes)))
-            wrong.append(
-                f"num_classes {configuration.classes} in the configuration, {counts} in the "
-                "checkpoint"
-            )
+    if not detector:  # whose classes have been compared
+        wrong += _other_classes(configuration, shapes)
     if wrong:
         raise ConfigurationError(
             what, found="; ".join(wrong),
             why="with settings of another network the weights would mean something else",
         )  # fmt: skip
     return configuration
+
+
+def _other_classes(configuration: Configuration, shapes: Shapes) -> list[str]:
+    classes = {shape[0] for key, shape in shapes.items() if _CLASSES.search(key)}
+    if configuration.classes is None or not classes - {configuration.classes}:
+        return []
+    counts = ", ".join(map(str, sorted(classes)))
+    said = f"num_classes {configuration.classes} in the configuration"
+    return [f"{said}, {counts} in the checkpoint"]
 
 
 def check_name(name: str, shapes: Shapes) -> None:

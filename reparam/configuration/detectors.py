@@ -173,23 +173,11 @@ def detector_of(document: Document, backbone: Configuration) -> Configuration:
     used = _used(document, _NECK, neck, _NECK_DEFAULTS, _NECK_CHECKS, _NECK_HARMLESS, _NECK_SHARED)
     last = _used(document, _HEAD, head, _HEAD_DEFAULTS, _HEAD_CHECKS, _HEAD_HARMLESS, _HEAD_SHARED)
     _check_levels(document, backbone, used, last)
-    first, end = last["reg_range"] or (0, last["reg_max"] + 1)
     images = images_of(document, backbone.input_size)
     return replace(
         backbone,
         network=NETWORK,
-        told={
-            **backbone.told,
-            "neck_channels": scaled(used["out_channels"], used["width_mult"]),
-            "neck_blocks": scaled([used["block_num"]], used["depth_mult"])[0],
-            "neck_stages": used["stage_num"],
-            "neck_alpha": used["use_alpha"],
-            "spp": used["spp"],
-            "attn_conv": last["attn_conv"],
-            "num_classes": last["num_classes"],
-            "bins": end - first,
-            "first_bin": first,
-        },
+        told={**backbone.told, **_told(used, last)},
         settings={
             key: _one(document, key, (backbone.settings[key], used[key], last[key]))
             for key in ("act", "trt")
@@ -202,6 +190,22 @@ def detector_of(document: Document, backbone: Configuration) -> Configuration:
         fold_normalize=images.fold_normalize,
         remarks=images.remarks,
     )
+
+
+def _told(neck: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint tells as well, multipliers applied."""
+    first, end = head["reg_range"] or (0, head["reg_max"] + 1)
+    return {
+        "neck_channels": scaled(neck["out_channels"], neck["width_mult"]),
+        "neck_blocks": scaled([neck["block_num"]], neck["depth_mult"])[0],
+        "neck_stages": neck["stage_num"],
+        "neck_alpha": neck["use_alpha"],
+        "spp": neck["spp"],
+        "attn_conv": head["attn_conv"],
+        "num_classes": head["num_classes"],
+        "bins": end - first,
+        "first_bin": first,
+    }
 
 
 def _parts(document: Document) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -88,7 +88,7 @@ _NECKS = "ppdet/modeling/necks/"
 _ARCHITECTURES = "ppdet/modeling/architectures/"
 
 # The first that fits wins, so what has more parts stands before what it is made of. Names of
-# PaddleDetection are those of version 2.6 and of its repository in 2025.
+# PaddleDetection are those of its version 2.8.
 DETECTORS: tuple[KnownDetector, ...] = (
     KnownDetector(
         "PP-YOLOE-R", PADDLE, (_PPYOLOE_HEAD, r"yolo_head\.pred_angle\.\d"),
@@ -298,4 +298,3 @@ DETECTORS: tuple[KnownDetector, ...] = (
         "github.com/pytorch/vision, torchvision/models/detection/ssd.py",
     ),
 )  # fmt: skip
-"""In the order in which they are looked for."""

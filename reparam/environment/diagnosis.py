@@ -13,7 +13,13 @@ from reparam.environment import machine
 from reparam.environment.abilities import ABILITIES, Judged, judge
 from reparam.environment.asking import Processes
 from reparam.environment.faults import Fault
-from reparam.environment.installed import Asked, Distribution, installed, requirements_of
+from reparam.environment.installed import (
+    OURS,
+    Asked,
+    Distribution,
+    installed,
+    requirements_of,
+)
 from reparam.environment.known import FAULTS
 from reparam.environment.mending import mending_line
 from reparam.environment.packages import OTHERS, PACKAGES, Package, Seen, look
@@ -89,19 +95,7 @@ def diagnose(
     Raises:
         MissingDependencyError: the package ``packaging`` is not installed.
     """
-    here = installed()
-    asked = requirements_of("reparam", here, OTHERS)
-    seen = _look_at_all(here, quick, timeout, tell)
-    surroundings = Surroundings(
-        python=platform.python_version(),
-        system=platform.system(),
-        seen=seen,
-        here=here,
-        asked=asked,
-        conflicts=_conflicts(asked or [], here),
-        cores=read_cores(),
-        quick=quick,
-    )
+    surroundings = _surroundings(quick, timeout, tell)
     return Diagnosis(
         reparam=tool_version(),
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -109,6 +103,21 @@ def diagnose(
         faults=tuple(fault for fault in FAULTS if fault.applies(surroundings)),
         abilities=tuple(judge(ability, surroundings) for ability in ABILITIES),
         mend=mending_line(surroundings),
+    )
+
+
+def _surroundings(quick: bool, timeout: int, tell: Callable[[str], None]) -> Surroundings:
+    here = installed()
+    asked = requirements_of(OURS, here, OTHERS)
+    return Surroundings(
+        python=platform.python_version(),
+        system=platform.system(),
+        seen=_look_at_all(here, quick, timeout, tell),
+        here=here,
+        asked=asked,
+        conflicts=_conflicts(asked or [], here),
+        cores=read_cores(),
+        quick=quick,
     )
 
 

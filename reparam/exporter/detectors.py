@@ -28,6 +28,9 @@ from reparam.exporter.options import Options
 PADDLE_CANDIDATES = 1000
 """Boxes of a class that take part in PaddleDetection's selection (its nms_top_k)."""
 
+_FEW = 3
+"""Images that a head is proved on: a larger batch is the same graph, and costs as much more."""
+
 _OF_DETECTORS = ("head", "compat", "selection", "classes")
 
 
@@ -129,8 +132,9 @@ def with_head(proto: Any, network: Network, options: Options) -> Any:
     plan = plan_of(network, options)
     if plan is None:
         return proto
+    few = plan if plan.batch is None else replace(plan, batch=min(plan.batch, _FEW))
+    check_head(build_head(few), few)
     head = build_head(plan)
-    check_head(head, plan)
     if options.output_names is not None:
         head = renamed_outputs(head, options.output_names)
     return join(proto, head)

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from reparam.adapters.onnx_cleaning import import_onnx_ir
+from reparam.adapters.onnx_repairs import VECTORS, keep_vectors
 from reparam.graph.constants import Constants
 from reparam.graph.folding import Folder, lift_constants
 from reparam.graph.global_pool import pool_globally
@@ -33,6 +34,7 @@ def prepare(model: ir.Model, constants: Constants, options: Options, report: Gra
     else:
         _fold(model, constants, report)
     tidy(graph, constants, options, report)
+    report.count(VECTORS, keep_vectors(graph))
     if "global-pool" not in without:
         report.count("means over all positions made one", pool_globally(graph, constants))
     if "dead-nodes" not in without:

@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
 from reparam.adapters import onnx_repairs
 from reparam.adapters.onnx_checks import check_model, load_strictly
 from reparam.adapters.onnx_cleaning import clean_model
+from reparam.graph import fuse_graph
 from tests.adapters.graphs import constant, model, node, ops, run
 
 Y = {"y": ("N", "C", "H2", "W2")}
 RESIZE = "computed sizes of a Resize made constant scales"
-VECTOR = "Squeezes that could leave a Gather a single number made Reshapes"
+VECTOR = onnx_repairs.VECTORS
 
 
 def resized(sizes: Any, given: Any = (2, 3, 4, 6), first: int = 2, like: str = "x",
@@ -196,3 +198,26 @@ class TestVectors:
         monkeypatch.setattr(onnx_repairs, "keep_vectors", lambda _: 0)
         with pytest.raises(Exception, match="axis 0 is not in valid range"):
             run(clean_model(before).model, **objects(1))
+
+    def test_a_file_that_is_fused(self) -> None:
+        """Such files were written years ago, and are given to ``fuse``."""
+        held = ir.serde.deserialize_model(onnx.load_model_from_string(suppressed()))
+        report = fuse_graph(held)
+        assert report.passes[VECTOR] == 1
+        made = ir.serde.serialize_model(held).SerializeToString()
+        assert run(made, **objects(1))[0].tolist() == [1]
+
+    @pytest.mark.parametrize("axes", [{"axes": True}, {"other": True}])
+    def test_what_is_left(self, axes: dict[str, bool]) -> None:
+        """A Squeeze that is told its axes, and one that does not read what was chosen."""
+        proto = onnx.load_model_from_string(suppressed())
+        (squeeze,) = (n for n in proto.graph.node if n.op_type == "Squeeze")
+        if "axes" in axes:
+            squeeze.input.append("one")
+        else:
+            (column,) = (n for n in proto.graph.node if n.output[0] == "column")
+            column.input[0] = "matrix"
+            proto.graph.initializer.append(
+                onnx.numpy_helper.from_array(np.ones((2, 3), np.int64), "matrix")
+            )
+        assert VECTOR not in clean_model(proto).repairs

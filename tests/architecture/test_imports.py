@@ -61,10 +61,14 @@ def test_help_imports_no_framework(arguments):
 
 def test_the_doctor_itself_imports_what_cannot_be_broken():
     """Packages are imported in processes of their own: one that crashes must not end this one."""
-    code = "import reparam.environment.diagnosis as it\nit.diagnose(quick=True)"
+    code = (
+        "import reparam.environment.diagnosis, reparam.commands.doctor\n"
+        "from reparam.environment.installed import installed, requirements_of\n"
+        "assert requirements_of('reparam', installed(), {})"
+    )
     third_party = loaded_after(code) - set(sys.stdlib_module_names)
     bare = loaded_after("pass") - set(sys.stdlib_module_names)
-    assert third_party - bare <= {"reparam", "packaging"}
+    assert third_party - bare <= {"reparam", "packaging", "click"}
     assert not loaded_after("import reparam.commands.doctor_report") & {*HEAVY, "numpy", "rich"}
 
 
