@@ -111,7 +111,8 @@ def _is_same_everywhere(node: Any, tensors: Mapping[str, Any]) -> bool:
 
 def _is_by_whole_scales(node: Any, attributes: Any, tensors: Mapping[str, Any]) -> bool:
     """Whether a Resize repeats or blends what is around a position in the same way everywhere."""
-    _, _, scales, sizes, *_ = *node.input, "", "", ""
+    given = [*node.input, "", "", ""]
+    scales, sizes = given[2:4]
     if sizes or scales not in tensors or "axes" in attributes:
         return False
     if attributes.get("coordinate_transformation_mode", b"half_pixel") not in _SHIFTED:
