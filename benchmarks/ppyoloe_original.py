@@ -81,7 +81,9 @@ def write(name: str, folder: Path, sizes: list[str]) -> None:
     x = inputs[0].astype(np.float64)
     for key, value in answers(nudged(exact, 0), x).items():
         arrays[f"nudged/{key}"] = np.abs(value - arrays[f"0/truth/{key}"]).max()
-    np.savez(folder / f"{name}.npz", **arrays)
+    beside = folder / f"{name}.unfinished.npz"
+    np.savez(beside, **arrays)
+    beside.rename(folder / f"{name}.npz")
 
 
 def main() -> None:

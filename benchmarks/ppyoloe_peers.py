@@ -76,8 +76,11 @@ def of_peer(name: str, folder: Path, options: argparse.Namespace) -> Original:
     if not recorded.exists():
         if options.peer_python is None:
             sys.exit(f"{recorded} is not there; --peer-python makes it")
-        command = [options.peer_python, "-m", "benchmarks.ppyoloe_original", name, str(folder)]
-        done = subprocess.run([*command, *options.sizes], capture_output=True, text=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [options.peer_python, "-m", "benchmarks.ppyoloe_original", name]
+        command += [str(folder.resolve()), *options.sizes]
+        root = Path(__file__).parents[1]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=root)
         if done.returncode:
             sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
     with np.load(recorded) as file:
