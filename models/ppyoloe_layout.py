@@ -26,10 +26,8 @@ ATTENTIONS = (CONV_BN, REP_VGG, None)
 LOST_IN_DEPLOY_FORM = ("use_alpha", "neck_alpha")
 IN_TORCH = False
 BLOCK_FAMILY = "RepVggBlock"
-IGNORED = {  # prefixes of what takes part in training alone
-    "aux_neck.": "the auxiliary neck, which takes part in training alone",
-    "aux_head.": "the auxiliary head, which takes part in training alone",
-}
+IGNORED = ("aux_neck.", "aux_head.", "yolo_head.contrast_encoder.")
+"""Prefixes of what takes part in training alone: a second neck and head, a contrastive loss."""
 
 _MULTIPLIERS: Mapping[str, dict[str, Any]] = {
     "t": {"width_mult": 0.375, "depth_mult": 0.33},
@@ -156,7 +154,7 @@ class Structure:
 def layout(structure: Structure) -> Layout:
     """Return the state dict of the network with ``structure``."""
     parts = list(cspresnet_layout.layout(structure.backbone, "backbone.").parts)
-    return Layout([*parts, *_neck(structure), *_head(structure)], tuple(IGNORED))
+    return Layout([*parts, *_neck(structure), *_head(structure)], IGNORED)
 
 
 def _neck(structure: Structure) -> list[Plain | ConvBN | Block]:

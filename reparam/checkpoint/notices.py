@@ -133,7 +133,8 @@ def _fresh(match: BlockMatch, arrays: Arrays) -> bool:
 
 def ignored_notice(recognised: Any) -> str:
     """Say which arrays of a checkpoint take part in training alone."""
-    parts = sorted({key.partition(".")[0] for key in recognised.ignored})
+    keys = (key.split(".") for key in recognised.ignored)
+    parts = sorted({one[0] if one[0].startswith("aux_") else ".".join(one[:2]) for one in keys})
     return (
         f"{len(recognised.ignored)} arrays of {' and '.join(parts)} take part in training alone; "
         f"the {recognised.name} runs without them"

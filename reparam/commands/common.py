@@ -96,8 +96,9 @@ def _setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise click.BadParameter(f"'{text}' is not NAME=VALUE")
+    spelt = {"true": "True", "false": "False", "none": "None", "null": "None"}
     try:
-        return name, ast.literal_eval(value)
+        return name, ast.literal_eval(spelt.get(value.lower(), value))
     except (ValueError, SyntaxError):
         return name, value  # a word, such as relu
 

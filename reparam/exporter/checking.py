@@ -238,7 +238,7 @@ def _worst(found: Sequence[Difference], precision: str) -> Difference:
     lost = next((d for d in found if _overflows(d)), None)
     if lost is not None:
         raise NotEquivalentError(
-            f"output '{lost.output}' of the network is not finite on a normal image",
+            f"output '{lost.output}' of the network is not finite on a made-up image",
             found="NaN or infinity in the checkpoint's own float32 arithmetic, before any fusing",
             why="there is nothing that the exported file could be compared with",
         )

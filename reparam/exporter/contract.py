@@ -255,17 +255,19 @@ def _steps(about: Described) -> list[dict[str, Any]]:
             "interp": known.interpolation,
         }
     ]
-    if inside is None:
-        plain = not any(known.mean) and set(known.std) == {1.0}
-        steps.append(
-            {
-                "type": "NormalizeImage",
-                "mean": list(known.mean),
-                "std": list(known.std),
-                "is_scale": known.scale,
-                "norm_type": "none" if plain else "mean_std",
-            }
-        )
-    elif inside.bgr:  # PaddleDetection has no such step: better that it stops than RGB fed as BGR
+    done = known if inside is None else Preprocessing(scale=False)
+    plain = not any(done.mean) and set(done.std) == {1.0}
+    steps.append(  # of raw pixels, too: it is what makes floats of them
+        {
+            "type": "NormalizeImage",
+            "mean": list(done.mean),
+            "std": list(done.std),
+            "is_scale": done.scale,
+            "norm_type": "none" if plain else "mean_std",
+        }
+    )
+    if (
+        inside is not None and inside.bgr
+    ):  # PaddleDetection has no such step: better that it stops than RGB fed as BGR
         steps.append({"type": "RGBToBGR"})
     return [*steps, {"type": "Permute"}]

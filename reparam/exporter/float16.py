@@ -83,7 +83,7 @@ def in_float16(
     if not largest <= LARGEST:
         raise ExportError(
             "a value inside the network does not fit float16",
-            found=f"{largest:.6g} from {where} on a normal image; float16 ends at {LARGEST:g}",
+            found=f"{largest:.6g} from {where} on a made-up image; float16 ends at {LARGEST:g}",
             hint="--precision float32",
         )
     values = {name: array.astype(np.float16) for name, array in exact.items()}

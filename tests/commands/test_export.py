@@ -268,5 +268,5 @@ class TestFloat16:
         code, _, err = run("export", "--onnx", "--precision", "float16", "--input-size", "32")
         assert code == 2
         assert "does not fit float16" in err
-        assert "on a normal image" in err
+        assert "on a made-up image" in err
         assert left(source) == ["ckpt.pdparams"]

@@ -115,7 +115,8 @@ def test_both_forms_feed_the_same_image(known: Preprocessing) -> None:
 
 def test_raw_pixels_are_not_normalised_twice() -> None:
     said = infer_cfg(detector(normalization=PRESETS["ppyoloe"]))
-    assert [step["type"] for step in said["Preprocess"]] == ["Resize", "Permute"]
+    assert [step["type"] for step in said["Preprocess"]] == ["Resize", "NormalizeImage", "Permute"]
+    assert np.array_equal(fed(said["Preprocess"], PIXELS), PIXELS.transpose(2, 0, 1))
     image = said["reparam"]["inputs"][0]
     assert image["pixels"]["raw"]
     assert (image["pixels"]["scale"], image["pixels"]["mean"], image["pixels"]["std"]) == (

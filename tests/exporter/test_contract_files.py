@@ -96,7 +96,8 @@ class TestFileOfADetector:
         assert json.loads(json.dumps(report.to_json()))["contract"] == str(report.contract)
         said = json.loads(report.contract.read_text())
         assert said["reparam"] == contract_in(report.output)
-        assert [step["type"] for step in said["Preprocess"]] == ["Resize", "Permute"]
+        _, step, _ = said["Preprocess"]
+        assert (step["mean"], step["std"], step["is_scale"]) == ([0] * 3, [1] * 3, False)
         assert said["label_list"] == list(names.names)
         outputs = said["reparam"]["outputs"]
         assert [output["name"] for output in outputs] == ["boxes", "scores", "classes", "count"]

@@ -185,7 +185,7 @@ def test_network_that_overflows(
     patch_converter(monkeypatch, raw)
     monkeypatch.setattr(onnx_export, "check_file", lambda path, *_: load_strictly(path))
     again = checkpoint(saved.path.parent, huge)
-    refuse(again, NotEquivalentError, "not finite on a normal image")
+    refuse(again, NotEquivalentError, "not finite on a made-up image")
 
 
 def test_undecidable_comparison_is_reported_and_no_refusal(
