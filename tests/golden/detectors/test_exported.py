@@ -14,7 +14,9 @@ from tests.golden.detectors.recording import load
 from tests.golden.detectors.test_detectors import CASES, bound
 
 
-@pytest.mark.parametrize("name", ["tiny_aux", "small_objects"])
+# Of these no decision is within rounding: gaps between scores, and between overlaps and their
+# threshold, are above what the bounds allow.
+@pytest.mark.parametrize("name", ["neck_alpha", "tiny_aux"])
 def test_rows_are_the_peers(name: str, tmp_path: Path) -> None:
     """From the checkpoint alone, any batch and size in one file: no row more, none less."""
     case = load(CASES[name])
