@@ -1,7 +1,7 @@
 """PP-YOLOE at its full size: files of ours against paddledet's own model.
 
-    python -m benchmarks.ppyoloe_peers --peer-python PYTHON [--folder FOLDER] [--sizes HxW ...]
-                                       [--heads HEAD ...] [NAME ...]
+    python -m benchmarks.ppyoloe_peers [NAME ...] --peer-python PYTHON [--folder FOLDER]
+                                       [--sizes HxW ...] [--heads HEAD ...]
 
 PYTHON is one that has paddledet; it writes a checkpoint of each variant in PaddleDetection's
 layout, and what its model makes of batches of 1 and 3 images of two sizes
