@@ -15,10 +15,14 @@ for each measurement, in alternating order:
     nms       the same with decoding and selecting behind it
     no-fuse   the network as it trained, exported by the same path (--no-fuse)
 
-The share of decoding and selecting is (nms - raw) / raw, by medians; the target is 5 %. How much
-there is to select depends on the image: here the biases of the class logits are shifted so that
---passing scores are above the threshold of 0.01 on the very input that is measured with. Another
-row, for which there is no target, has ten times as many.
+The share of decoding and selecting is (nms - raw) / raw, by medians; the target is 5 %. On a
+machine with other work that difference drowns, so it is also told by onnxruntime's profile of one
+process: the time of the nodes behind the maps against that of the others, each node by the median
+of its runs. That decides where the interval is wider than the target.
+
+How much there is to select depends on the image: here the biases of the class logits are shifted
+so that --passing scores are above the threshold of 0.01 on the very input that is measured with.
+Another row, for which there is no target, has ten times as many.
 
 Prints one JSON line for each. Exits with 1 if a target is missed.
 """
@@ -28,6 +32,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,6 +44,7 @@ import numpy as np
 
 SECONDS, BYTES, SHARE = 60.0, 4e9, 0.05
 THRESHOLD = 0.01
+PROFILED = 20  # runs
 EVERY = 0.02  # seconds between looks at memory
 
 
@@ -112,9 +118,13 @@ def measure_share(options: argparse.Namespace, passing: int, folder: Path) -> di
         seconds=options.seconds,
         warm_up=0.5,
     )
+    profiled = profiled_share(files["nms"], images, found.threads)
     against = {other.label: result for other, result in found.comparisons}
     median = {m.label: m.summary.median for m in found.measurements}
+    share = median["nms"] / median["raw"] - 1
     interval = against["nms"].interval
+    ends = sorted(1 / bound - 1 for bound in interval) if interval else [-1.0, 1.0]
+    decisive = share if ends[1] - ends[0] <= SHARE else profiled
     return {
         "what": "share of decoding and selecting",
         "network": options.network,
@@ -122,8 +132,9 @@ def measure_share(options: argparse.Namespace, passing: int, folder: Path) -> di
         "passing": passing,
         "detections": detections(files["nms"], images),
         "median_ms": {label: round(1e3 * value, 2) for label, value in median.items()},
-        "share": round(median["nms"] / median["raw"] - 1, 4),
-        "interval": interval and sorted(round(1 / bound - 1, 4) for bound in interval),
+        "share": round(share, 4),
+        "interval": [round(end, 4) for end in ends],
+        "profiled_share": round(profiled, 4),
         "no_fuse_speedup": round(median["no-fuse"] / median["raw"], 3),
         "verdicts": {label: result.verdict for label, result in against.items()},
         "threads": found.threads,
@@ -131,7 +142,7 @@ def measure_share(options: argparse.Namespace, passing: int, folder: Path) -> di
         "environment": str(found.environment),
         "warnings": list(found.warnings),
         "target": SHARE,
-        "target_met": median["nms"] / median["raw"] - 1 <= SHARE,
+        "target_met": decisive <= SHARE,
     }
 
 
@@ -143,6 +154,27 @@ def detections(path: Path, images: np.ndarray) -> int:
     names = [output.name for output in session.get_outputs()]
     outputs = session.run(None, {session.get_inputs()[0].name: images})
     return int(outputs[names.index("count")][0])
+
+
+def profiled_share(path: Path, images: np.ndarray, threads: int) -> float:
+    """Return the time of the nodes behind the maps, relative to that of all others."""
+    import onnxruntime
+
+    from reparam.adapters.head_model_joining import PREFIX
+
+    settings = onnxruntime.SessionOptions()
+    settings.enable_profiling, settings.intra_op_num_threads = True, threads
+    settings.profile_file_prefix = str(path.with_suffix(".profile"))
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    for _ in range(PROFILED):
+        session.run(None, {session.get_inputs()[0].name: images})
+    taken: dict[str, list[float]] = {}
+    for event in json.loads(Path(session.end_profiling()).read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            taken.setdefault(event["name"], []).append(event["dur"])
+    medians = {name: statistics.median(values) for name, values in taken.items()}
+    head = sum(value for name, value in medians.items() if name.startswith(PREFIX))
+    return head / (sum(medians.values()) - head)
 
 
 def export(source: Path, output: Path, size: int, options: list[str]) -> dict[str, Any]:

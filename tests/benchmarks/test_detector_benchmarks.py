@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from benchmarks.detector_speed import family, resident
+from benchmarks.detector_speed import family, profiled_share, resident
 from benchmarks.detector_weights import let_pass, maps_of, settle
 from benchmarks.ppyoloe_judging import (
     Arrays,
@@ -157,3 +158,18 @@ def test_the_table_has_as_many_cells_in_every_line() -> None:
     lines = table(rows).splitlines()
     assert {line.count("|") for line in lines} == {6}
     assert "**wrong**, 4 of 5 rows" in lines[-1]
+
+
+def test_the_profile_tells_the_nodes_behind_the_maps(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info
+    for name, behind in (("head/last", True), ("last", False)):
+        nodes = [onnx.helper.make_node("Exp", ["x"], ["y"], name="first"),
+                 onnx.helper.make_node("Sin", ["y"], ["z"], name=name)]  # fmt: skip
+        shape = [1, 64, 64]
+        graph = onnx.helper.make_graph(
+            nodes, "g", [value("x", 1, shape)], [value("z", 1, shape)]
+        )  # fmt: skip
+        opset = [onnx.helper.make_opsetid("", 17)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "x")
+        share = profiled_share(tmp_path / "x", np.ones((1, 64, 64), np.float32), threads=1)
+        assert (share > 0) is behind
