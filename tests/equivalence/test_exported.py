@@ -29,6 +29,7 @@ FILES: dict[str, dict[str, Any]] = {
     "nms": {"selection": Selection(0.3, 0.4, 10)},
     "rows": {"compat": "paddledetection", "fold_normalize": "ppyoloe"},
     "decoded": {"head": "decoded", "precision": "float16", "dynamic": ["height", "width"]},
+    "beside": {"external_data": True},
     "raw": {"head": "raw", "batch": 2},
 }
 
