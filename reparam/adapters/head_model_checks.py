@@ -37,7 +37,7 @@ _SCALES = np.array([[1.0, 1.0], [0.5, 2.0], [1.5, 0.7]], dtype=np.float32)
 _OPEN_SIZE = (10, 13)  # of the maps of the largest stride, where a head takes any
 
 
-def check_head(model: Any, plan: HeadPlan, seed: int = 0) -> None:
+def check_head(model: Any, plan: HeadPlan, seed: int = 0, prefix: str = "") -> None:
     """Refuse a head model that does not decode or select as it must.
 
     It sees a crowded, an empty and a sparse image together and the sparse one alone, or as its
@@ -46,13 +46,14 @@ def check_head(model: Any, plan: HeadPlan, seed: int = 0) -> None:
     Args:
         model: an ``onnx.ModelProto``, as ``build_head`` gives it.
         plan: what it is meant to be.
+        prefix: before the names of its own values, if it was taken out of a file.
 
     Raises:
         NotEquivalentError: an answer is wrong.
         ExportError: onnxruntime refuses the model, warns about it, or cannot run it.
     """
     require_plan(plan)
-    inner = [] if plan.head == DECODED else [INNER_BOXES, INNER_SCORES]
+    inner = [] if plan.head == DECODED else [prefix + INNER_BOXES, prefix + INNER_SCORES]
     session = load_strictly(with_inner_outputs(model, inner).SerializeToString())
     sizes = plan.sizes or _open_sizes(plan)
     for number, kinds in enumerate(_batches(plan.batch)):
