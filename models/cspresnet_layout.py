@@ -151,6 +151,7 @@ def rep_vgg_block(prefix: str, channels: int, alpha: bool) -> Block:
         ),
         others={f"{prefix}.alpha": (1,)} if alpha else {},
         deploy={f"{prefix}.conv.weight": weight, f"{prefix}.conv.bias": (channels,)},
+        factors=(f"{prefix}.alpha",),
     )
 
 

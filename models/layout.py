@@ -68,6 +68,7 @@ class Block:
     branches: tuple[ConvBN, ...]
     others: Shapes  # what the branches hold besides: alpha, the identity's BatchNorm
     deploy: Shapes
+    factors: tuple[str, ...] = ()  # of its branches; some deploy forms keep them unread
 
     def train_time(self, names: Mapping[str, Shape] | None = None) -> Shapes:
         """Return the keys of the branches, each folded if it is folded in ``names``."""
@@ -80,9 +81,10 @@ class Block:
         """Return "train-time" or "deploy", None where ``names`` hold nothing of the block.
 
         Branches win: some exporters keep them, and some training checkpoints hold a
-        placeholder of the deploy weight.
+        placeholder of the deploy weight. A factor alone is no branch: PaddleDetection's own
+        deploy form keeps it, and reads it nowhere.
         """
-        if any(name in names for name in self.train_time(names)):
+        if any(name in names for name in self.train_time(names) if name not in self.factors):
             return "train-time"
         return "deploy" if any(name in names for name in self.deploy) else None
 
@@ -134,19 +136,21 @@ class Layout:
         forms = self._forms(found)
         needed: Shapes = {}
         leftovers: set[str] = set()
+        unread: set[str] = set()  # factors that are in a weight
         for part in self.parts:
             if isinstance(part, Block):
                 deploy = forms[part.prefix] == "deploy"
                 needed |= part.deploy if deploy else part.train_time(found)
                 leftovers |= set() if deploy else set(part.deploy)
+                unread |= set(part.factors) if deploy else set()
             elif isinstance(part, Plain):
                 needed |= part.keys
             else:
                 needed |= part.shapes(part.is_folded(found))
         missing = tuple(name for name in needed if name not in found)
         others = [n for n in found if n not in needed and n not in leftovers]
-        ignored = tuple(n for n in others if n.startswith(self.ignored))
-        unexpected = tuple(n for n in others if not n.startswith(self.ignored))
+        ignored = tuple(n for n in others if n in unread or n.startswith(self.ignored))
+        unexpected = tuple(n for n in others if n not in ignored)
         mismatched = tuple(
             (name, tuple(found[name]), shape)
             for name, shape in needed.items()

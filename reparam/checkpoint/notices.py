@@ -133,9 +133,15 @@ def _fresh(match: BlockMatch, arrays: Arrays) -> bool:
 
 def ignored_notice(recognised: Any) -> str:
     """Say which arrays of a checkpoint take part in training alone."""
-    keys = (key.split(".") for key in recognised.ignored)
-    parts = sorted({one[0] if one[0].startswith("aux_") else ".".join(one[:2]) for one in keys})
+    parts = " and ".join(sorted({_part_of(key) for key in recognised.ignored}))
     return (
-        f"{len(recognised.ignored)} arrays of {' and '.join(parts)} take part in training alone; "
+        f"{len(recognised.ignored)} arrays of {parts} take part in training alone; "
         f"the {recognised.name} runs without them"
     )
+
+
+def _part_of(key: str) -> str:
+    module, *rest = key.split(".")
+    if rest[-1:] == [_ALPHA]:
+        return "the factors of fused blocks"
+    return module if module.startswith("aux_") else f"{module}.{rest[0]}"

@@ -80,7 +80,9 @@ def test_every_family_and_its_variants_are_listed():
     mobileones = [f"mobileone_s{number}" for number in range(5)]
     lcnets = [f"pplcnetv2_{size}" for size in ("base", "large", "small")]
     lcnets += ["pplcnetv3", "pplcnetv3_det", "pplcnetv3_rec"]
+    yoloes = [f"ppyoloe_{size}" for size in ("l", "m", *(f"plus_{n}" for n in "lmstx"), *"stx")]
     expected = ["cspresnet", *cspresnets, "mobileone", *mobileones, "pplcnetv2", *lcnets]
+    expected += ["ppyoloe", *yoloes]
     assert list_models() == [*expected, "repvgg", *repvggs]
     assert architectures.list_models() == list_models()
 

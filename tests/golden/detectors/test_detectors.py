@@ -189,10 +189,15 @@ def test_fused_arrays_are_the_peers_deploy_weights(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_peers_deploy_checkpoint_loads_and_answers(name: str) -> None:
     about, state = case(name).about, {**case(name).state, **case(name).deploy}
-    arrays = {key: state[key] for key in about["deploy_keys"] if not key.endswith(".alpha")}
+    arrays = {key: state[key] for key in about["deploy_keys"]}
     act = about["settings"]["head"].get("act", "swish")
     layer, report = deploy_layer_of(arrays, {"epsilon": EPSILON, "act": act, "head": "raw"})
     assert not report.fused
+    factors = [key for key in arrays if key.endswith(".alpha")]
+    assert bool(factors) == any("factors of fused blocks" in notice for notice in report.notices)
+    found = recognise({key: array.shape for key, array in arrays.items()})
+    assert (found.form, found.missing, found.unexpected) == ("deploy", (), ())
+    assert set(factors) <= set(found.ignored)
     assert max(excess(name, layer).values()) <= 1
 
 
