@@ -22,9 +22,9 @@ _MEASURED = "measured on Linux x86-64, November 2026"
 FAULTS = (
     Fault(
         "interpolation-scale",
-        "paddle 3.3 writes the scale of an interpolation as float64, and paddle2onnx 2.1 refuses "
+        "paddle 3.3 writes the scale of an interpolation as float64, and paddle2onnx 2 refuses "
         "the whole program: 'MUST be ir::FloatAttribute'",
-        (Has("paddlepaddle", ">=3.3,<3.4"), Has("paddle2onnx", ">=2.1,<2.2")),
+        (Has("paddlepaddle", ">=3.3,<3.4"), Has("paddle2onnx", ">=2.0.1,<2.2")),
         "PP-YOLOE and every other network with an interpolation does not convert",
         "reparam writes the scales as float32 before it converts",
         f"{_MEASURED}; Paddle2ONNX issue 1641",

@@ -84,7 +84,7 @@ class TestMissing:
         assert {a["name"] for a in report["asked_for"] if not a["fits"]} == (
             WANTED if CONVERTS else WANTED - {"paddle2onnx"}
         )
-        assert '"paddlepaddle>=3.3,<3.4"' in report["mend"]
+        assert '"paddlepaddle>=3.0,<3.4"' in report["mend"]
         assert "numpy" not in report["mend"]
 
     def test_no_onnxruntime(self, place):
@@ -98,7 +98,7 @@ class TestMissing:
     def test_no_paddle(self, place):
         report = told(furnished(place, without=("paddle",)).doctor(*QUICK))
         assert set(lost(report)) == {"verify networks", "export --onnx", "export --paddle"}
-        assert report["mend"].endswith('-m pip install "paddlepaddle>=3.3,<3.4"')
+        assert report["mend"].endswith('-m pip install "paddlepaddle>=3.0,<3.4"')
 
     def test_nothing_that_the_doctor_can_do_without(self, place):
         """Neither numpy, which the rest of reparam needs, nor rich, which draws tables."""
@@ -125,8 +125,8 @@ class TestWrongVersions:
         assert "converter-too-old" in faults(report)
         assert ("python-without-converter" in faults(report)) is not CONVERTS
         if CONVERTS:
-            assert lost(report) == {"export --onnx": "paddle2onnx is 0.9.5, needs >=2.1,<2.2"}
-            assert report["mend"].endswith('-m pip install "paddle2onnx>=2.1,<2.2"')
+            assert lost(report) == {"export --onnx": "paddle2onnx is 0.9.5, needs >=2.0.1,<2.2"}
+            assert report["mend"].endswith('-m pip install "paddle2onnx>=2.0.1,<2.2"')
 
     def test_several_at_once(self, place):
         """An onnx that is too new, two wheels of one package, and what one asks for in turn."""
@@ -164,7 +164,7 @@ class TestBroken:
         }
         reason = "onnxruntime 1.32.0 cannot be imported: ends the process (SIGSEGV)"
         assert lost(report)["bench ONNX files"] == reason
-        anew = ["paddlepaddle>=3.3,<3.4", "paddle2onnx>=2.1,<2.2", "onnx-ir>=0.1.12,<2",
+        anew = ["paddlepaddle>=3.0,<3.4", "paddle2onnx>=2.0.1,<2.2", "onnx-ir>=0.1.12,<2",
                 "onnxruntime>=1.18,<2"]  # fmt: skip
         if CONVERTS:
             assert report[

@@ -27,7 +27,7 @@ CASES = {
         [versions(), versions(paddlepaddle="3.3.0"),
          versions(paddlepaddle=None, paddlepaddle_gpu="3.3.1")],
         [versions(paddlepaddle="3.2.2"), versions(paddlepaddle="3.4.0"),
-         versions(paddle2onnx="2.0.1"), versions(paddle2onnx=None)],
+         versions(paddle2onnx="2.0.0"), versions(paddle2onnx=None)],
     ),
     "interpolation-fails": (
         [surroundings(seen={"paddle2onnx": {"steps": failing("interpolation", "no", "convert")}})],
