@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
 import reparam.isolation  # noqa: F401 - before anything that a file here may be named like
 
 # isort: split
+import logging
+from collections.abc import Iterator
+
 import click
 
 from reparam import process
@@ -105,19 +107,26 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     process.keep_standard_streams()
-    _hear_the_log()
-    with process.ending_signals():
+    with _log_on_stderr(), process.ending_signals():
         code = _run(arguments)
     sys.exit(code)
 
 
-def _hear_the_log() -> None:
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
     """Write what the package logs to stderr, as plain lines, whatever paddle does with the root."""
     log, handler = logging.getLogger("reparam"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("note: %(message)s"))
+    level, propagate = log.level, log.propagate
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
 
 
 def _run(arguments: list[str]) -> int:
