@@ -6,7 +6,7 @@ PaddleDetection 2.6.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,18 +29,12 @@ BLOCK_FAMILY = "RepVggBlock"
 IGNORED = ("aux_neck.", "aux_head.", "yolo_head.contrast_encoder.")
 """Prefixes of what takes part in training alone: a second neck and head, a contrastive loss."""
 
-_MULTIPLIERS: Mapping[str, dict[str, Any]] = {
-    "t": {"width_mult": 0.375, "depth_mult": 0.33},
-    "s": {"width_mult": 0.50, "depth_mult": 0.33},
-    "m": {"width_mult": 0.75, "depth_mult": 0.67},
-    "l": {"width_mult": 1.0, "depth_mult": 1.0},
-    "x": {"width_mult": 1.25, "depth_mult": 1.33},
-}
+_MULTIPLIERS = {size: cspresnet_layout.VARIANTS[f"cspresnet_{size}"] for size in "tsmlx"}
 _TINY_PLUS = "ppyoloe_plus_t"  # the one variant that its neck tells in deploy form, too
 _TINY = {"neck_channels": (384, 384, 384), "attn_conv": REP_VGG}
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    **{f"ppyoloe_{size}": _MULTIPLIERS[size] for size in "tsmlx"},
+    **{f"ppyoloe_{size}": dict(_MULTIPLIERS[size]) for size in "tsmlx"},
     **{
         f"ppyoloe_plus_{size}": {
             **_MULTIPLIERS[size],

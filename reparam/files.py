@@ -161,7 +161,7 @@ def _check_existing(path: Path, mode: int, force: bool) -> None:
         raise OutputError(
             f"'{path}' exists already",
             why="nothing is overwritten without being asked",
-            hint="--force replaces it, -o writes elsewhere",
+            hint="--force replaces it, another path keeps it",
         )
 
 

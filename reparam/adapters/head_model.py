@@ -3,7 +3,7 @@
     raw maps -- decode -- boxes (N, A, 4), scores (N, C, A) -- select -- detections
 
 It is built from what the maps mean, proved alone (``head_model_checks``) and joined to the network
-that makes the maps (``head_model_joining``). All of it computes in float32, whatever the maps are.
+that makes the maps (``head_model_joining``). All of it computes in float32.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ class HeadPlan:
         sizes: (H, W) of the maps of each stride; None leaves them open.
         batch: N; None leaves it open.
         opset: of ONNX, from 11.
-        dtype: of the maps, float32 or float16.
     """
 
     maps: Maps
@@ -54,7 +53,6 @@ class HeadPlan:
     sizes: tuple[tuple[int, int], ...] | None = None
     batch: int | None = None
     opset: int = 17
-    dtype: str = "float32"
 
 
 def build_head(plan: HeadPlan) -> Any:
@@ -107,7 +105,6 @@ def require_plan(plan: HeadPlan) -> None:
             "the layout of PaddleDetection is one of selected boxes", plan.head,
         ),
         (plan.opset >= OLDEST_OPSET, f"a head needs opset {OLDEST_OPSET} or newer", plan.opset),
-        (plan.dtype in ("float32", "float16"), "maps are float32 or float16", plan.dtype),
         (plan.batch is None or plan.batch >= 1, "a batch is 1 or more", plan.batch),
         (
             plan.sizes is None or len(plan.sizes) == len(plan.maps.strides),
@@ -141,7 +138,7 @@ def _inputs(writer: GraphWriter, plan: HeadPlan) -> list[Any]:
             size = plan.sizes[level]
         for kind, channels in (("cls", maps.classes), ("reg", 4 * maps.bins)):
             shape = (batch, channels, *size)
-            values.append(writer.value(f"{kind}_{stride}", plan.dtype, shape))
+            values.append(writer.value(f"{kind}_{stride}", FLOAT, shape))
     return values
 
 
@@ -149,9 +146,7 @@ def _decode(writer: GraphWriter, plan: HeadPlan) -> tuple[str, str]:
     """Write the nodes from the maps to boxes and scores, and return the names of these."""
     final = plan.head == DECODED
     boxes, scores = ("boxes", "scores") if final else (INNER_BOXES, INNER_SCORES)
-    classes = [
-        _flat(writer, plan, f"cls_{s}", (0, plan.maps.classes, -1)) for s in plan.maps.strides
-    ]
+    classes = [_flat(writer, f"cls_{s}", (0, plan.maps.classes, -1)) for s in plan.maps.strides]
     logits = writer.node("Concat", classes, "logits", axis=2)
     writer.node("Sigmoid", [logits], scores)
     distances = _distances(writer, plan)
@@ -161,19 +156,16 @@ def _decode(writer: GraphWriter, plan: HeadPlan) -> tuple[str, str]:
     return boxes, scores
 
 
-def _flat(writer: GraphWriter, plan: HeadPlan, name: str, shape: tuple[int, ...]) -> str:
-    """Return a map with its rows and columns on one axis, in float32."""
-    source = name
-    if plan.dtype != "float32":
-        source = writer.cast(name, FLOAT, f"{name}_float32")
+def _flat(writer: GraphWriter, name: str, shape: tuple[int, ...]) -> str:
+    """Return a map with its rows and columns on one axis."""
     kind = name.partition("_")[0]
-    return writer.node("Reshape", [source, writer.constant(f"{kind}_shape", shape)], f"{name}_flat")
+    return writer.node("Reshape", [name, writer.constant(f"{kind}_shape", shape)], f"{name}_flat")
 
 
 def _distances(writer: GraphWriter, plan: HeadPlan) -> str:
     """Write the mean distance of each side, (N, A, 4), in strides."""
     bins = plan.maps.bins
-    sides = [_flat(writer, plan, f"reg_{s}", (0, 4, bins, -1)) for s in plan.maps.strides]
+    sides = [_flat(writer, f"reg_{s}", (0, 4, bins, -1)) for s in plan.maps.strides]
     joined = writer.node("Concat", sides, "distributions", axis=3)
     last = writer.node("Transpose", [joined], "bins_last", perm=[0, 3, 1, 2])
     chances = writer.node("Softmax", [last], "chances", axis=3)

@@ -79,7 +79,6 @@ def _batches(batch: int | None) -> list[list[str]]:
 
 
 def _check_run(session: Any, plan: HeadPlan, arrays: Sequence[Array], what: str) -> None:
-    arrays = [array.astype(plan.dtype) for array in arrays]
     feeds = dict(zip(plan.maps.names, arrays, strict=True))
     scales = _SCALES[np.arange(len(arrays[0])) % len(_SCALES)]
     if plan.layout == PADDLEDETECTION:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from reparam.configuration.images import images_of
-from reparam.configuration.reading import Opaque
 from reparam.configuration.records import Configuration, Document
 from reparam.configuration.selecting import selection_of
 from reparam.configuration.values import (
@@ -17,11 +16,11 @@ from reparam.configuration.values import (
     checked,
     count,
     flag,
+    module_of,
     number,
     numbers,
     refusal,
     scaled,
-    section,
 )
 from reparam.errors import ConfigurationError
 
@@ -229,20 +228,15 @@ def _parts(document: Document) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _part(document: Document, named: Any, known: str) -> dict[str, Any]:
     """Return the settings of a neck or head that must be the one that is ``known``."""
-    inline = dict(named) if isinstance(named, Mapping) else {"name": named}
-    if inline.get("name") != known:
-        name = named.tag if isinstance(named, Opaque) else inline.get("name")
-        raise refusal(
-            document,
-            f"{name} after the backbone; known: {known}",
-            why="the detector as a whole is not in the zoo; its backbone is",
-            hint="--prefix backbone takes the backbone; --model package.module:factory runs a "
-            "network of your own",
-        )
-    written = section(document.values, known)
-    if isinstance(written, Opaque) or not isinstance(document.values.get(known) or {}, Mapping):
-        raise refusal(document, f"the section {known} is not names and values")
-    return {**(written or {}), **inline}
+    return module_of(
+        document,
+        named,
+        known,
+        "{} after the backbone",
+        why="the detector as a whole is not in the zoo; its backbone is",
+        hint="--prefix backbone takes the backbone; --model package.module:factory runs a "
+        "network of your own",
+    )
 
 
 def _used(

@@ -9,7 +9,7 @@ from typing import Any
 
 from reparam.architectures import list_models
 from reparam.configuration.detectors import detector_of
-from reparam.configuration.reading import Opaque, read_yaml
+from reparam.configuration.reading import read_yaml
 from reparam.configuration.records import Configuration, Document
 from reparam.configuration.values import (
     Check,
@@ -17,6 +17,7 @@ from reparam.configuration.values import (
     checked,
     classes,
     flag,
+    module_of,
     number,
     numbers,
     refusal,
@@ -144,20 +145,14 @@ def _backbone(document: Document) -> dict[str, Any]:
     detector = values.get(architecture) if isinstance(architecture, str) else None
     if not isinstance(detector, Mapping) or "backbone" not in detector:
         raise refusal(document, f"no 'backbone' in the section of its architecture, {architecture}")
-    named = detector["backbone"]
-    inline = dict(named) if isinstance(named, Mapping) else {"name": named}
-    if inline.get("name") != _BACKBONE:
-        name = named.tag if isinstance(named, Opaque) else inline.get("name")
-        raise refusal(
-            document,
-            f"the backbone {name}; known: {_BACKBONE}",
-            why="the settings of another backbone mean something else",
-            hint="--model package.module:factory runs a network of your own",
-        )
-    named_so = values.get(_BACKBONE)
-    if isinstance(named_so, Opaque) or not isinstance(named_so or {}, Mapping):
-        raise refusal(document, f"the section {_BACKBONE} is not names and values")
-    return {**(named_so or {}), **inline}
+    return module_of(
+        document,
+        detector["backbone"],
+        _BACKBONE,
+        "the backbone {}",
+        why="the settings of another backbone mean something else",
+        hint="--model package.module:factory runs a network of your own",
+    )
 
 
 def _of_clas(document: Document) -> Configuration:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from reparam.configuration.reading import Opaque
 from reparam.configuration.records import Document
 from reparam.errors import ConfigurationError
 
@@ -63,6 +64,32 @@ def activation(document: Document, key: str, value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise bad(document, key, value, "the name of an activation")
+
+
+def module_of(
+    document: Document, named: Any, known: str, what: str, why: str, hint: str
+) -> dict[str, Any]:
+    """Return the settings of a module: those of its section, then those beside its name.
+
+    Args:
+        document: the configuration.
+        named: its name, or names and values with the name among them.
+        known: what it has to be called, and so its section.
+        what: it is, in words, with a place for its name.
+        why: another is not understood.
+        hint: what to do then.
+
+    Raises:
+        ConfigurationError: it is another one, or its section is not names and values.
+    """
+    inline = dict(named) if isinstance(named, Mapping) else {"name": named}
+    if inline.get("name") != known:
+        name = named.tag if isinstance(named, Opaque) else inline.get("name")
+        raise refusal(document, f"{what.format(name)}; known: {known}", why=why, hint=hint)
+    written = document.values.get(known)
+    if isinstance(written, Opaque) or not isinstance(written or {}, Mapping):
+        raise refusal(document, f"the section {known} is not names and values")
+    return {**(written or {}), **inline}
 
 
 def checked(

@@ -179,16 +179,6 @@ def test_tiny_scores_of_late_images_keep_their_order() -> None:
     assert certify(boxes, scores, selection, found) is None
 
 
-@pytest.mark.parametrize("head", [DECODED, NMS])
-def test_maps_in_float16_are_computed_in_float32(head: str) -> None:
-    arrays = [array.astype(np.float16) for array in drawn_maps(2)]
-    found = run_head(planned(head=head, dtype="float16"), arrays)
-    exact = run_head(planned(head=head), [array.astype(np.float32) for array in arrays])
-    for one, other in zip(found, exact, strict=True):
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
-
-
 def test_open_sizes_take_any() -> None:
     sizes = ((3, 9), (6, 18), (12, 36))
     arrays = drawn_maps(1, sizes=sizes)
@@ -228,13 +218,12 @@ def test_names_and_shapes_are_what_callers_are_promised() -> None:
     assert [(v.name, v.shape) for v in decoded.outputs] == [
         ("boxes", (2, 630, 4)), ("scores", (2, 3, 630)),
     ]  # fmt: skip
-    theirs = interface_of(build_head(planned(layout=PADDLEDETECTION, sizes=None, dtype="float16")))
+    theirs = interface_of(build_head(planned(layout=PADDLEDETECTION, sizes=None)))
     assert [(v.name, v.shape, v.dtype) for v in theirs.outputs] == [
         ("fetch_name_0", ("detections", 6), "float32"),
         ("fetch_name_1", ("batch",), "int32"),
     ]
     assert theirs.inputs[0].shape == ("batch", 3, "height_32", "width_32")
-    assert theirs.inputs[0].dtype == "float16"
     assert theirs.inputs[-1].name == "scale_factor"
     assert theirs.inputs[-1].shape == ("batch", 2)
 
@@ -260,7 +249,6 @@ def test_only_asked_for_candidates_are_sorted_out() -> None:
         ({"layout": "other"}, "a layout is one of own, paddledetection"),
         ({"head": DECODED, "layout": PADDLEDETECTION}, "selected boxes"),
         ({"opset": 10}, "opset 11 or newer"),
-        ({"dtype": "float64"}, "float32 or float16"),
         ({"batch": 0}, "a batch is 1 or more"),
         ({"sizes": ((5, 6),)}, "each stride"),
         ({"selection": Selection(score_threshold=-0.1)}, "a score threshold"),

@@ -44,9 +44,7 @@ def test_right_heads_pass_whatever_they_select(selection, classes: int, sizes) -
     check_head(build_head(plan), plan)
 
 
-def test_heads_of_float16_maps_and_of_other_bins_pass() -> None:
-    half = planned(dtype="float16")
-    check_head(build_head(half), half)
+def test_a_head_of_other_bins_passes() -> None:
     maps = Maps((64, 16), 2, (-2.0, -1.0, 0.5, 3.0))
     other = planned(maps=maps, sizes=((2, 2), (8, 8)))
     check_head(build_head(other), other)

@@ -221,7 +221,9 @@ def wrong_opset() -> tuple[onnx.ModelProto, onnx.ModelProto]:
 
 
 def wrong_type() -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    return network(), build_head(planned(dtype="float16"))
+    net = network()
+    net.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    return net, build_head(planned())
 
 
 def too_many() -> tuple[onnx.ModelProto, onnx.ModelProto]:
