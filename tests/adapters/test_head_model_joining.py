@@ -242,7 +242,7 @@ def taken_name() -> tuple[onnx.ModelProto, onnx.ModelProto]:
     ("make", "words"),
     [
         (wrong_opset, "opsets 17 and 16"),
-        (wrong_type, "output 'fetch_name_0' is FLOAT; 'cls_32' is FLOAT16"),
+        (wrong_type, "output 'fetch_name_0' is FLOAT16; 'cls_32' is FLOAT"),
         (too_many, "7 outputs of the network, 6 inputs of the head"),
         (taken_name, "both have 'scale_factor'"),
     ],
