@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from reparam.adapters import onnx_files, onnx_runtime
 from reparam.adapters.head_model import HeadPlan
-from reparam.adapters.head_model_files import check_inside, check_joined, cut_at_maps, plan_in
+from reparam.adapters.head_model_files import check_inside, cut_at_maps, plan_in
 from reparam.equivalence.networks import Seen, Truth, compare_run, is_narrow, sizes_of
 from reparam.equivalence.probes import Probing, network_probes
 from reparam.equivalence.records import DIFFERENT, EQUAL, UNDECIDABLE, Stage
@@ -21,8 +20,9 @@ Array = np.ndarray[Any, Any]
 
 NAME = "onnxruntime"
 HEAD_WHY = (
-    "decoding: in float64 from the file's own maps, off by no more than float32 rounds; selecting: "
-    "what was kept does not overlap, what was not is overlapped by a better one"
+    "what stands behind the maps reads nothing else, so it is run on maps of its own. Decoding: "
+    "off from float64 by no more than float32 rounds; selecting: what was kept does not overlap, "
+    "what was not is overlapped by a better one"
 )
 
 
@@ -60,8 +60,7 @@ def compare_onnx(original: Truth, path: Path, probing: Probing) -> tuple[Stage, 
     stage = compare_run(NAME, original, run, inputs, narrow, _seen(pixels))
     if plan is None:
         return (stage,)
-    images = [(name, np.repeat(x.astype(dtype), copies, axis=0)) for name, x in inputs]
-    return stage, _compare_head(path, header, plan, images)
+    return stage, _compare_head(path, header, plan)
 
 
 def _copies(session: Any) -> int:
@@ -69,22 +68,13 @@ def _copies(session: Any) -> int:
     return batch if isinstance(batch, int) else 1  # a fixed batch is filled with one image
 
 
-def _compare_head(
-    path: Path, header: Any, plan: HeadPlan, images: Sequence[tuple[str, Array]]
-) -> Stage:
+def _compare_head(path: Path, header: Any, plan: HeadPlan) -> Stage:
     try:
         check_inside(path, header, plan)
-        for name, image in images:
-            check_joined(path, header, plan, image, f"the probe '{name}'")
     except NotEquivalentError as error:
         return Stage("head", DIFFERENT, f"{error.what}: {error.found}", HEAD_WHY)
     what = "boxes and scores" if plan.head == "decoded" else "detections"
-    return Stage(
-        "head",
-        EQUAL,
-        f"{what} are what the maps mean, made-up ones and those of {len(images)} probes",
-        HEAD_WHY,
-    )
+    return Stage("head", EQUAL, f"{what} are what maps mean, on made-up ones", HEAD_WHY)
 
 
 def _unknown_answer(header: Any) -> Stage:
