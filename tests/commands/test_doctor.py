@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -195,6 +196,7 @@ class TestBroken:
         done = subprocess.run(
             ["bash", "-c", script, str(place.python), str(note)],
             capture_output=True, text=True, timeout=60, env=with_environment(PYTHONPATH=None),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # not so under nohup
         )  # fmt: skip
         assert done.returncode == 130
         assert done.stdout == ""
