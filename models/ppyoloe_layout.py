@@ -220,7 +220,7 @@ def _attention(prefix: str, channels: int, attn_conv: str | None) -> list[Plain 
 
 
 def settings_of(structure: Structure) -> tuple[str, dict[str, Any]]:
-    """Return the registered name and the settings that build ``structure``, its maps given."""
+    """Return the registered name and the settings that build ``structure``."""
     backbone = structure.backbone
     rest: dict[str, Any] = {
         "use_large_stem": backbone.use_large_stem,

@@ -32,13 +32,12 @@ def compare_onnx(original: Truth, path: Path, probing: Probing) -> tuple[Stage, 
     A detector's file is compared by its maps, and what stands behind them by what they mean.
     """
     session = onnx_runtime.open_session(path)
+    other = _other_images(session, original.channels)
+    if other:
+        return (Stage(NAME, DIFFERENT, other, "they are not of the same images"),)
     header = onnx_files.read_header(path)
     maps = getattr(original.layer, "maps", None)
     plan = None if maps is None else plan_in(header, maps)
-    taken = session.get_inputs()[0].shape
-    if len(taken) == 4 and isinstance(taken[1], int) and taken[1] != original.channels:
-        text = f"the file takes images of {taken[1]} channels, the original {original.channels}"
-        return (Stage(NAME, DIFFERENT, text, "they are not of the same images"),)
     if maps is not None and plan is None and len(header.graph.output) != len(maps.names):
         return (_unknown_answer(header),)
     if plan is not None:
@@ -61,6 +60,17 @@ def compare_onnx(original: Truth, path: Path, probing: Probing) -> tuple[Stage, 
     if plan is None:
         return (stage,)
     return stage, _compare_head(path, header, plan)
+
+
+def _other_images(session: Any, channels: int) -> str:
+    """Say why a file cannot take the images of a network; nothing if it can."""
+    inputs = session.get_inputs()
+    taken = list(inputs[0].shape or ()) if inputs else []
+    if len(taken) != 4:
+        return f"the file takes no image (N, C, H, W): its first input is of shape {taken}"
+    if isinstance(taken[1], int) and taken[1] != channels:
+        return f"the file takes images of {taken[1]} channels, the original {channels}"
+    return ""
 
 
 def _copies(session: Any) -> int:

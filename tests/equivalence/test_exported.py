@@ -150,6 +150,27 @@ def test_another_network_is_different(files: dict[str, Path], source: Path, tmp_
     assert any("3 channels" in stage.summary for stage in found.stages)
 
 
+@pytest.mark.parametrize("shape", [None, (), (1, 8)], ids=str)
+def test_a_file_without_an_image_is_different(
+    source: Path, tmp_path: Path, shape: tuple[int, ...] | None
+) -> None:
+    """No input at all, a number, a row."""
+    make = onnx.helper
+    value = make.make_tensor_value_info
+    inputs = [] if shape is None else [value("x", onnx.TensorProto.FLOAT, shape)]
+    held = make.make_tensor("w", onnx.TensorProto.FLOAT, (2,), [1.0, 2.0])
+    graph = make.make_graph(
+        [make.make_node("Add", ["w", "w" if shape is None else "x"], ["y"])] if shape != (1, 8)
+        else [make.make_node("Relu", ["x"], ["y"])],
+        "none", inputs, [value("y", onnx.TensorProto.FLOAT, None)], [held],
+    )  # fmt: skip
+    opsets = [make.make_opsetid("", 17)]
+    onnx.save(make.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "none.onnx")
+    found = verify(source, tmp_path / "none.onnx", PROBING)
+    assert found.verdict == "different"
+    assert any("takes no image" in stage.summary for stage in found.stages)
+
+
 def test_sizes_that_a_detector_does_not_take_are_refused(source: Path) -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         verify(source, probing=Probing(sizes=((65, 97),), settings=SETTINGS))
