@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.commands.processes import one_error, reparam, with_environment
 from tests.converter import needs_converter
-from tests.environment.places import CORE, Place
+from tests.environment.places import CORE, Place, has_ended
 
 QUICK = ("--quick", "--json")
 CHECKPOINTS = "fuse, unfuse, inspect and verify checkpoints"
@@ -202,7 +201,7 @@ class TestBroken:
         assert done.stdout == ""
         assert "Interrupted" in done.stderr
         assert "Traceback" not in done.stderr
-        assert not Path(f"/proc/{note.read_text()}").exists()
+        assert has_ended(int(note.read_text()))
 
 
 class TestHere:

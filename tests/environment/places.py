@@ -6,6 +6,7 @@ import configparser
 import os
 import subprocess
 import sys
+import time
 import venv
 from importlib import import_module, metadata
 from pathlib import Path
@@ -97,3 +98,21 @@ def asked_for() -> tuple[str, ...]:
         name, _, marker = line.partition(";")
         lines.append(f"{name}; {marker} and {extra}" if marker else name and f"{name}; {extra}")
     return tuple(line.strip() for line in lines if line.strip())
+
+
+def has_ended(process_id: int, seconds: float = 10) -> bool:
+    """Whether a process ends soon: one that was killed may still be there for a moment."""
+    until = time.monotonic() + seconds
+    while _is_running(process_id):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        stat = Path(f"/proc/{process_id}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from reparam.environment.asking import FAILS, NOT_TRIED, WORKS, Processes, last_line
+from tests.environment.places import has_ended
 
 LIMIT = 60  # seconds; only what hangs reaches its own, shorter one
 
@@ -87,14 +88,6 @@ def test_a_folder_is_no_package(tmp_path, monkeypatch):
     assert f"{tmp_path / 'lamp'} is a folder" in found.found
 
 
-def is_running(process_id: int) -> bool:
-    try:
-        stat = Path(f"/proc/{process_id}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
 def test_what_hangs_is_ended_with_all_that_it_started(lamp, tmp_path):
     note = tmp_path / "pid"
     code = (
@@ -104,7 +97,7 @@ def test_what_hangs_is_ended_with_all_that_it_started(lamp, tmp_path):
     )
     found = lamp(code, "conv", limit=2)
     assert found["import"].found == "does not come to an end: it was ended after 2 s"
-    assert not is_running(int(note.read_text()))
+    assert has_ended(int(note.read_text()))
 
 
 def test_leaving_the_block_ends_what_is_running(tmp_path, monkeypatch):
@@ -120,7 +113,7 @@ def test_leaving_the_block_ends_what_is_running(tmp_path, monkeypatch):
             time.sleep(0.01)
     assert "SIGKILL" in first.result()[0]["import"].found
     assert second.result()[0]["import"].state == NOT_TRIED
-    assert not is_running(int(note.read_text()))
+    assert has_ended(int(note.read_text()))
 
 
 def test_an_alarm_ends_a_process_that_nobody_waits_for(lamp):
