@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 JOBS ?= 2
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-slow test-all lint bench clean
 .DELETE_ON_ERROR:
 
 $(STAMP): setup.cfg pyproject.toml
@@ -28,6 +28,10 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# The exhaustive sweeps that "make test" leaves out. Options: make test-slow ARGS="-k onnx_wheel -x"
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow $(ARGS)
 
 # One version after the other, each in an environment of its own: .venv-3.10 and so on.
 test-all:
