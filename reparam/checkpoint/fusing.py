@@ -214,7 +214,7 @@ def _record(
         parameters_after=int(made.weight.size + made.bias.size),
         macs_before=sum(int(arrays[key].size) for key in match.kernel_keys),
         macs_after=int(made.weight.size),
-        flushed=made.flushed,
+        flushed=made.certificate.flushed,
         wide=match.wide_key,
         keys=(match.weight_key, match.bias_key),
         certificate=made.certificate,

@@ -26,11 +26,10 @@ _PART = 1 << 18  # elements of the fused weight: 2 MiB in float64
 
 
 class FusedArrays(NamedTuple):
-    """What a block becomes; ``flushed`` counts values that would have been subnormal."""
+    """What a block becomes."""
 
     weight: Array
     bias: Array
-    flushed: int
     certificate: Certificate
 
 
@@ -44,18 +43,16 @@ def fuse_rows(match: BlockMatch, arrays: Mapping[str, Array], epsilon: float) ->
     weight = np.empty(match.geometry.weight, dtype)
     bias = np.empty(match.geometry.outputs, dtype)
 
-    def part(rows: slice) -> tuple[int, ChannelBounds]:
+    def part(rows: slice) -> ChannelBounds:
         tree = block_tree(match, arrays, epsilon, rows if match.by_rows else None)
         with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused below
             exact = fuse(tree)
-        weight[rows], tiny_weights = round_once(exact.weight, dtype)
-        bias[rows], tiny_biases = round_once(exact.bias, dtype)
-        bounds = channel_bounds(tree, exact, weight[rows], bias[rows])
-        return tiny_weights + tiny_biases, bounds
+        weight[rows], _ = round_once(exact.weight, dtype)
+        bias[rows], _ = round_once(exact.bias, dtype)
+        return channel_bounds(tree, exact, weight[rows], bias[rows])
 
-    flushed, bounds = zip(*map(part, parts_of(match)), strict=True)
-    certificate = certificate_of(bounds, dtype.name)
-    return FusedArrays(stored_form(match, weight), bias, sum(flushed), certificate)
+    certificate = certificate_of(map(part, parts_of(match)), dtype.name)
+    return FusedArrays(stored_form(match, weight), bias, certificate)
 
 
 def parts_of(match: BlockMatch) -> Iterator[slice]:

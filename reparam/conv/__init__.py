@@ -9,8 +9,9 @@ from reparam.conv.algebra import (
     scale_and_shift,
 )
 from reparam.conv.block import Block, Parallel, Sequential, fuse
-from reparam.conv.bounds import error_bound, gamma, rounding_count
+from reparam.conv.bounds import gamma, rounding_count
 from reparam.conv.composing import compose
+from reparam.conv.magnitudes import error_bound
 from reparam.conv.operators import Affine, AvgPool, BatchNorm, Conv, Identity, Operator
 from reparam.conv.reference import evaluate, evaluate_magnitude
 

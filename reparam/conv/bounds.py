@@ -6,11 +6,8 @@ products computed in any order is off by at most gamma_n times the sum of their 
 
 from __future__ import annotations
 
-import numpy as np
-
 from reparam.conv.block import Block, Parallel, Sequential
-from reparam.conv.operators import Array, AvgPool, BatchNorm, Conv
-from reparam.conv.reference import evaluate_magnitude
+from reparam.conv.operators import AvgPool, BatchNorm, Conv
 
 UNIT_ROUNDOFF = {
     "float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8
@@ -18,6 +15,17 @@ UNIT_ROUNDOFF = {
 SMALLEST_NORMAL = {
     "float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126
 }  # fmt: skip
+
+FLUSHED = frozenset({"float32", "bfloat16"})
+"""Dtypes in which a value that would be subnormal is stored as zero, since it changes no result
+that matters and makes a CPU several times slower. A bfloat16 has the exponents of a float32 and is
+computed with as one. In float16 ordinary weights are subnormal: all values from 6e-8 to 6.1e-5."""
+
+UNDERFLOW = {
+    "float64": 2.0**-1074, "float32": 2.0**-126, "float16": 2.0**-25, "bfloat16": 2.0**-126
+}  # fmt: skip
+"""By how much storing one small value can change it: a flushed one by the smallest normal, another
+one by half the smallest subnormal (all of it for float64, which has no number for its half)."""
 
 BATCH_NORM_ROUNDINGS = 6  # add, square root, divide, multiply, multiply, subtract
 FUSING_ROUNDINGS = 8
@@ -48,26 +56,3 @@ def rounding_count(block: Block) -> int:
     if isinstance(block, AvgPool):
         return block.taps + 1
     return BATCH_NORM_ROUNDINGS if isinstance(block, BatchNorm) else 2
-
-
-def error_bound(block: Block, x: Array, *, stored: str = "float64", roundings: int = 1) -> Array:
-    """Return, for each output, how far the fused convolution may be from ``block``.
-
-        2 * gamma_n * B    both sides are evaluated in float64, each may be off by gamma_n * B
-        + k * u * B        the fused weight was rounded k times to the dtype ``stored``
-        + taps * tiny      and values below its smallest normal were flushed to zero
-
-    where B is ``block`` evaluated with absolute values. Derived, so it needs no tuning.
-
-    Args:
-        x: the probe (N, I, *spatial).
-        stored: dtype the fused weight is kept in.
-        roundings: k; once is ours, fusing in that dtype takes up to ``FUSING_ROUNDINGS``.
-    """
-    magnitude = evaluate_magnitude(block, x)
-    bound = 2 * gamma(rounding_count(block)) * magnitude
-    if stored != "float64":
-        taps = rounding_count(block)
-        tiny = SMALLEST_NORMAL[stored] * taps * (1 + float(np.abs(x).max(initial=0.0)))
-        bound = bound + roundings * UNIT_ROUNDOFF[stored] * magnitude + tiny
-    return bound

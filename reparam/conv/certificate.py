@@ -7,7 +7,7 @@ exact and the bias difference d. So, for every input x and every output of chann
 
 Nothing is probed, and c is attained where x has the signs of D. With zero padding fewer taps are
 summed at the border, so the bound holds there too. Values flushed to zero are in it, since D is
-taken from what is stored.
+taken from what is stored, and they are counted.
 
 The exact weight holds square roots, so it is enclosed. Each element of it is a sum of products,
 and float64 gets it to within gamma_n * B, B the same sum of magnitudes and n the roundings on the
@@ -17,14 +17,14 @@ for underflow). Every operation of the bound itself is rounded up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from reparam.conv.block import Block, fuse
-from reparam.conv.bounds import SMALLEST_NORMAL, UNIT_ROUNDOFF, gamma
+from reparam.conv.bounds import FLUSHED, SMALLEST_NORMAL, UNDERFLOW, UNIT_ROUNDOFF, gamma
 from reparam.conv.magnitudes import magnitude_of, magnitude_sums, row_sums, weight_roundings
 from reparam.conv.operators import Array, Conv
 
@@ -42,9 +42,10 @@ class Certificate:
         d: the largest difference of a bias.
         channel: the output channel that is furthest off by its own measure.
         roundings: how far that is, in roundings: the bound divided by u times the sum of the
-            magnitudes that the channel adds, u the unit roundoff of ``dtype``. A fusion rounded
-            once comes to at most 1.
+            magnitudes that the channel adds, u the unit roundoff of ``dtype``, and what small
+            values lose (``UNDERFLOW``). A fusion rounded once comes to at most 1.
         dtype: of the stored weight.
+        flushed: stored values that are zero in place of one that would be subnormal.
     """
 
     c: float
@@ -52,22 +53,27 @@ class Certificate:
     channel: int
     roundings: float
     dtype: str
+    flushed: int = 0
 
     def __str__(self) -> str:
         unit = "of one rounding" if self.roundings <= 1 else "roundings"
+        flushed = f", {self.flushed:,} values flushed to zero" if self.flushed else ""
         return (
             f"at most {self.c:.2g} * max|x| + {self.d:.2g} for every input x: "
-            f"{self.roundings:.2g} {unit} of {self.dtype}"
+            f"{self.roundings:.2g} {unit} of {self.dtype}{flushed}"
         )
 
 
 class ChannelBounds(NamedTuple):
-    """For each output channel: the bounds c and d, and what one rounding allows of each."""
+    """For each output channel: the bounds c and d, what one rounding allows of each, and how many
+    values were flushed.
+    """
 
     c: Array
     d: Array
     weight_allowance: Array
     bias_allowance: Array
+    flushed: Array
 
     def widened(self, other: ChannelBounds) -> ChannelBounds:
         """Return the bounds where what was compared with is itself off by ``other``."""
@@ -92,10 +98,13 @@ def certify(block: Block, weight: Stored, bias: Stored, dtype: str | None = None
 
 def certificate_of(parts: Iterable[ChannelBounds], dtype: str) -> Certificate:
     """Return the certificate of a convolution from the bounds of its channels, in their order."""
-    c, d, by_weight, by_bias = (np.concatenate(field) for field in zip(*parts, strict=True))
+    fields = (np.concatenate(field) for field in zip(*parts, strict=True))
+    c, d, by_weight, by_bias, flushed = fields
     shares = np.maximum(_share(c, by_weight), _share(d, by_bias))
     channel = int(np.argmax(shares))
-    return Certificate(float(c.max()), float(d.max()), channel, float(shares[channel]), dtype)
+    return Certificate(
+        float(c.max()), float(d.max()), channel, float(shares[channel]), dtype, int(flushed.sum())
+    )
 
 
 def channel_bounds(
@@ -131,12 +140,18 @@ def channel_bounds(
         )
         d = _above(np.abs(bias_off), 1) + _own_error(sums.bias, sums.lifted_bias, count, 1)
     name = dtype or weight.dtype.name
-    u, tiny = UNIT_ROUNDOFF[name], SMALLEST_NORMAL[name]
+    u, lost = UNIT_ROUNDOFF[name], UNDERFLOW[name]
+    flushed, bias_flushed = (
+        _flushed(stored, exact, name)
+        for stored, exact in ((weight, fused.weight), (bias, fused.bias))
+    )
+    small, bias_small = (flushed, bias_flushed) if name in FLUSHED else (size, 1)
     return ChannelBounds(
         _above(_not_nan(c), 1),
         _above(_not_nan(d), 1),
-        u * sums.weight + tiny * size,
-        u * sums.bias + tiny,
+        u * sums.weight + lost * small,
+        u * sums.bias + lost * bias_small,
+        flushed + bias_flushed,
     )
 
 
@@ -162,25 +177,46 @@ def worst_element(
     """Return the element of ``weight`` or ``bias`` that is furthest off, by its own measure.
 
     One element may be off by ``roundings * u * B``, B the magnitudes that it adds up, and by what
-    flushing to zero takes: whoever fuses in the dtype of the weight, in any order and with that
-    many operations on a path, stays within it. ``fused`` is the float64 fusion of ``block``.
+    underflow takes: whoever fuses in the dtype of the weight, in any order and with that many
+    operations on a path, stays within it. One operation loses no more than ``UNDERFLOW``, and
+    constants above 1 that follow multiply that. ``fused`` is the float64 fusion of ``block``.
     """
-    magnitude = fuse(magnitude_of(block))
     name = dtype or weight.dtype.name
-    u, count = UNIT_ROUNDOFF[name], weight_roundings(block)
-    relative = roundings * u + 2 * gamma(count + 1)
-    found = []
-    for what, stored, exact, largest in (
-        ("weight", weight, fused.weight, magnitude.weight),
-        ("bias", bias, fused.bias, magnitude.bias),
-    ):
-        with np.errstate(over="ignore", invalid="ignore"):
-            off = _not_nan(np.abs(_difference(stored, exact)))
-            allowed = relative * largest + SMALLEST_NORMAL[name]
-            index = np.unravel_index(int(np.argmax(off / allowed)), off.shape)
-        place = tuple(int(i) for i in index)
-        found.append(Misfit(what, place, float(off[place]), float(allowed[place])))
-    return max(found, key=lambda misfit: misfit.off / misfit.allowed)
+    magnitude = fuse(magnitude_of(block))
+    relative = roundings * UNIT_ROUNDOFF[name] + 2 * gamma(weight_roundings(block) + 1)
+    pairs = (("weight", weight, fused.weight), ("bias", bias, fused.bias))
+
+    def worst(lost: Mapping[str, Array | float]) -> Misfit:
+        return max(
+            (_furthest(what, stored, exact, relative * getattr(magnitude, what) + lost[what])
+             for what, stored, exact in pairs),
+            key=lambda misfit: misfit.off / misfit.allowed,
+        )  # fmt: skip
+
+    found = worst(dict.fromkeys(("weight", "bias"), UNDERFLOW[name]))
+    if found.off <= found.allowed or roundings == 1:
+        return found
+    lifted = fuse(magnitude_of(block, lifted=True))  # a second fusion, which is rarely needed
+    each = roundings * UNDERFLOW[name]
+    return worst({"weight": each * lifted.weight, "bias": each * lifted.bias})
+
+
+def _furthest(what: str, stored: Stored, exact: Array, allowed: Array) -> Misfit:
+    with np.errstate(over="ignore", invalid="ignore"):
+        off = _not_nan(np.abs(_difference(stored, exact)))
+        share = np.divide(off, allowed, out=np.where(off > 0, np.inf, 0.0), where=allowed > 0)
+    index = np.unravel_index(int(np.argmax(share)), off.shape)
+    place = tuple(int(i) for i in index)
+    return Misfit(what, place, float(off[place]), float(allowed[place]))
+
+
+def _flushed(stored: Stored, exact: Array, dtype: str) -> Array:
+    """Return, for each output channel, how many values are zero in place of a subnormal one."""
+    if dtype not in FLUSHED:
+        return np.zeros(len(exact), dtype=np.int64)
+    gone = (stored == 0) & (exact != 0) & (np.abs(exact) < SMALLEST_NORMAL[dtype])
+    counts: Array = gone.reshape(len(exact), -1).sum(axis=1)
+    return counts
 
 
 def _difference(stored: Stored, exact: Array) -> Array:

@@ -13,8 +13,15 @@ import numpy as np
 
 from reparam.conv.algebra import affine_of
 from reparam.conv.block import Block, Parallel, Sequential, fuse
-from reparam.conv.bounds import BATCH_NORM_ROUNDINGS
+from reparam.conv.bounds import (
+    BATCH_NORM_ROUNDINGS,
+    UNDERFLOW,
+    UNIT_ROUNDOFF,
+    gamma,
+    rounding_count,
+)
 from reparam.conv.operators import Affine, Array, BatchNorm, Conv, Identity, Operator
+from reparam.conv.reference import evaluate_magnitude
 
 
 class Magnitudes(NamedTuple):
@@ -27,6 +34,31 @@ class Magnitudes(NamedTuple):
     bias: Array
     lifted_weight: Array
     lifted_bias: Array
+
+
+def error_bound(block: Block, x: Array, *, stored: str = "float64", roundings: int = 1) -> Array:
+    """Return, for each output, how far the fused convolution may be from ``block``.
+
+        2 * gamma_n * B    both sides are evaluated in float64, each may be off by gamma_n * B
+        + k * u * B        the fused weight was rounded k times to the dtype ``stored``
+        + k * eta * L      and each time lost eta to underflow, which later constants multiply
+
+    where B is ``block`` evaluated with absolute values, and L the same on a constant image with
+    every constant raised to at least 1. Derived, so it needs no tuning.
+
+    Args:
+        x: the probe (N, I, *spatial).
+        stored: dtype the fused weight is kept in.
+        roundings: k; once is ours, fusing in that dtype takes up to ``FUSING_ROUNDINGS``.
+    """
+    magnitude = evaluate_magnitude(block, x)
+    bound = 2 * gamma(rounding_count(block)) * magnitude
+    if stored != "float64":
+        sums, largest = magnitude_sums(block), max(float(np.abs(x).max(initial=0.0)), 1.0)
+        lifted = sums.lifted_weight * largest + sums.lifted_bias
+        lost = UNDERFLOW[stored] * lifted.reshape(-1, *([1] * (magnitude.ndim - 2)))
+        bound = bound + roundings * (UNIT_ROUNDOFF[stored] * magnitude + lost)
+    return bound
 
 
 def weight_roundings(block: Block) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reparam.conv.bounds import SMALLEST_NORMAL
+from reparam.conv.bounds import FLUSHED, SMALLEST_NORMAL
 from reparam.conv.operators import Array
 from reparam.errors import NotFusibleError
 
@@ -22,8 +22,8 @@ _INFINITY, _QUIET_NAN, _SIGN = np.uint16(0x7F80), np.uint16(0x7FC0), np.uint16(0
 def round_once(values: Array, dtype: npt.DTypeLike) -> tuple[np.ndarray[Any, Any], int]:
     """Return ``values`` rounded to ``dtype``, and how many were flushed to zero.
 
-    Values that would be subnormal become zero: they change no result that matters and make a CPU
-    several times slower.
+    Values that would be subnormal in float32 or bfloat16 become zero (``FLUSHED`` says why); in
+    float16 and float64 they are kept.
 
     Args:
         dtype: of float16, float32 or float64, or a dtype object whose name is bfloat16.
@@ -32,7 +32,7 @@ def round_once(values: Array, dtype: npt.DTypeLike) -> tuple[np.ndarray[Any, Any
         NotFusibleError: a value is not finite in that dtype.
     """
     target = np.dtype(dtype)
-    smallest = SMALLEST_NORMAL[target.name]
+    smallest = SMALLEST_NORMAL[target.name] if target.name in FLUSHED else 0.0
     if target.name == BFLOAT16:
         rounded = bfloat16_bits(values).view(target)
     else:

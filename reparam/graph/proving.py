@@ -12,7 +12,7 @@ every constant and value replaced by its magnitude, so that nothing cancels in i
     gamma_k * B    the fused constants were rounded once to the dtype ``stored``; a value of
                    ``after`` has at most k of them as factors (one for a Conv, a Gemm, a MatMul
                    and an Add), so it is off by the relative error of k roundings
-    flushed        constants below the smallest normal of ``stored`` may have been larger before
+    flushed        constants below the smallest normal of ``stored`` lost up to ``UNDERFLOW``
 
 Nothing in it is tuned, and no error is measured relative to a result, which may cancel to nothing.
 Source: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1.
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from reparam.conv.bounds import SMALLEST_NORMAL, UNIT_ROUNDOFF, gamma
+from reparam.conv.bounds import SMALLEST_NORMAL, UNDERFLOW, UNIT_ROUNDOFF, gamma
 from reparam.graph.evaluation import Constants, Program
 from reparam.graph.evaluation_calls import Array, NotEvaluableError
 from reparam.graph.proving_probes import probes
@@ -154,10 +154,10 @@ def _is_of(value: ir.Value, exact: Array) -> bool:
         return stored.shape == exact.shape
     if stored.dtype.name not in UNIT_ROUNDOFF:
         return False
-    tiny = SMALLEST_NORMAL[stored.dtype.name]
+    name = stored.dtype.name
     held = stored.astype(np.float64)
-    slack = UNIT_ROUNDOFF[stored.dtype.name] * np.abs(exact) * (1 + 2.0**-20)
-    slack += np.where(np.abs(held) <= tiny, tiny, 0.0)
+    slack = UNIT_ROUNDOFF[name] * np.abs(exact) * (1 + 2.0**-20)
+    slack += np.where(np.abs(held) <= SMALLEST_NORMAL[name], UNDERFLOW[name], 0.0)
     return bool((np.abs(held - exact) <= slack).all())
 
 
@@ -211,14 +211,15 @@ class _Sides:
         return _furthest(off, bound, run, sizes)
 
     def _flushed(self, run: _Run, values: dict[ir.Value, Array]) -> Array | float:
-        """Return what constants that are zero, or nearly, may add if they were not flushed."""
-        tiny, output = SMALLEST_NORMAL[self.stored], self._outputs[1]
+        """Return what constants that are zero, or nearly, may add if they lost to underflow."""
+        tiny, lost = SMALLEST_NORMAL[self.stored], UNDERFLOW[self.stored]
+        output = self._outputs[1]
 
         def lifted(value: ir.Value) -> Array | None:
             plain = self.new.constants.magnitude(value)
             if plain is None or plain.dtype.kind != "f":
                 return plain
-            return np.where(plain < tiny, plain + tiny, plain)
+            return np.where(plain < tiny, plain + lost, plain)
 
         more = self.new.magnitudes(values, run.feeds, lifted)[output]
         less = self.new.magnitudes(values, run.feeds)[output]

@@ -49,7 +49,7 @@ def test_parts_are_the_whole_to_the_last_bit(data):
     bias, tiny_bias = round_once(whole.bias, np.dtype(dtype))
     assert made.weight.tobytes() == weight.tobytes()
     assert made.bias.tobytes() == bias.tobytes()
-    assert made.flushed == tiny + tiny_bias
+    assert made.certificate.flushed == tiny + tiny_bias
     # Sums of another order differ in their last bits; the certificate is above them all.
     one = certify(tree, weight, bias)
     assert made.certificate.c == pytest.approx(one.c, rel=1e-9)

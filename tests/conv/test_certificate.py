@@ -15,7 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reparam.conv import Affine, AvgPool, BatchNorm, Conv, Identity, Parallel, Sequential, fuse
+from reparam.conv import (
+    Affine,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Identity,
+    Parallel,
+    Sequential,
+    fuse,
+    rounding,
+)
 from reparam.conv import certificate as module
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.conv.certificate import certify, channel_bounds, worst_element
@@ -204,6 +214,52 @@ def test_values_flushed_to_zero_are_in_it():
     bounds = channel_bounds(block, fuse(block), weight, bias)
     lost = np.abs(fuse(block).weight[1]).sum()
     assert 0 < lost <= bounds.c[1] <= 1.001 * lost
+    assert bounds.flushed.tolist() == [0, weight[1].size]
+    found = certify(block, weight, bias)
+    assert found.flushed == weight[1].size
+    assert "27 values flushed to zero" in str(found)
+    assert found.roundings <= 1
+
+
+def small_block(rng):
+    """A block whose numbers float16 holds and whose fused weights are mostly subnormal in it."""
+    block = repvgg_block(rng, 6, int(rng.choice([1, 2])), float(rng.uniform(-2, 2)))
+    scale = 10.0 ** rng.uniform(-6, -2)
+
+    def of(part):
+        if isinstance(part, Sequential):
+            return Sequential(*(of(inner) for inner in part.parts))
+        if not isinstance(part, BatchNorm):
+            return part
+        return BatchNorm(part.gamma * scale, part.beta * scale, part.mean, part.variance, 1e-5)
+
+    return narrowed(Parallel({name: of(part) for name, part in block.branches.items()}), np.float16)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_float16_holds_small_weights_to_a_rounding(seed):
+    block = small_block(np.random.default_rng(seed))
+    exact = fuse(block)
+    weight, bias = stored_of(block, "float16")
+    for stored, value in ((weight, exact.weight), (bias, exact.bias)):
+        off = np.abs(stored.astype(np.float64) - value)
+        assert (off <= np.maximum(2.0**-11 * np.abs(value), 2.0**-25)).all()
+    found = certify(block, weight, bias)
+    assert found.roundings <= 1
+    assert found.flushed == 0
+    misfit = worst_element(block, exact, weight, bias, roundings=1)
+    assert misfit.off <= misfit.allowed
+
+
+def test_flushing_in_float16_is_caught(monkeypatch):
+    """The mutation: what is below 6.1e-5 becomes zero. Both judges of a stored weight see it."""
+    monkeypatch.setattr(rounding, "FLUSHED", {*rounding.FLUSHED, "float16"})
+    block = small_block(np.random.default_rng(7))
+    weight, bias = stored_of(block, "float16")
+    assert certify(block, weight, bias).roundings > 8
+    misfit = worst_element(block, fuse(block), weight, bias, roundings=8)
+    assert misfit.off > misfit.allowed
 
 
 @settings(max_examples=60, deadline=None)
@@ -236,12 +292,14 @@ def test_a_wrong_bias_says_so():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_who_fuses_in_float32_stays_within_eight_roundings(seed):
+@given(st.integers(0, 2**32 - 1), st.sampled_from([np.float32, np.float16]))
+def test_who_fuses_in_the_dtype_stays_within_eight_roundings(seed, narrow):
     """The usual fuser: everything in the dtype of the checkpoint, one operation after another."""
     rng = np.random.default_rng(seed)
     block = repvgg_block(rng, 6, int(rng.choice([1, 2, 3, 6])), float(rng.normal()))
-    narrow, total, shift = np.float32, None, None
+    if narrow == np.float16 and rng.random() < 0.5:
+        block = small_block(rng)  # in which operations before the last lose to underflow, too
+    total, shift = None, None
     for branch in block.branches.values():
         parts = branch.parts if isinstance(branch, Sequential) else (branch,)
         kernel = parts[0].weight if isinstance(parts[0], Conv) else None
@@ -261,16 +319,15 @@ def test_who_fuses_in_float32_stays_within_eight_roundings(seed):
         own_shift = (beta - mean * gamma / deviation) * factor
         total = own if total is None else total + own
         shift = own_shift if shift is None else shift + own_shift
-    exact = narrowed(block)
+    exact = narrowed(block, narrow)
     misfit = worst_element(exact, fuse(exact), total, shift, roundings=8)
     assert misfit.off <= misfit.allowed
 
 
-def narrowed(block):
-    """The same block with the numbers that a float32 checkpoint holds."""
+def narrowed(block, narrow):
+    """The same block with the numbers that a checkpoint of that dtype holds."""
 
     def of(part):
-        narrow = np.float32
         if isinstance(part, Sequential):
             return Sequential(*(of(inner) for inner in part.parts))
         if isinstance(part, Conv):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reparam.conv.bounds import SMALLEST_NORMAL, UNIT_ROUNDOFF
+from reparam.conv.bounds import SMALLEST_NORMAL, UNDERFLOW, UNIT_ROUNDOFF
 from reparam.conv.rounding import bfloat16_bits, round_once
 from reparam.errors import NotFusibleError
 
@@ -94,7 +94,7 @@ def test_a_cast_by_way_of_float32_would_be_wrong():
     assert float(round_once(value, BFLOAT16)[0][0]) == 1 + 2.0**-7
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", BFLOAT16])
+@pytest.mark.parametrize("dtype", ["float32", BFLOAT16])
 def test_subnormals_are_flushed_and_counted(dtype):
     name = np.dtype(dtype).name
     smallest, unit = SMALLEST_NORMAL[name], UNIT_ROUNDOFF[name]
@@ -105,6 +105,15 @@ def test_subnormals_are_flushed_and_counted(dtype):
     assert flushed == 2
     assert rounded.astype(np.float64).tolist()[:5] == [0.0, smallest, -smallest, 0.0, 0.0]
     assert float(rounded[5]) in (1.0, 1 + 2 * unit)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_subnormals_are_kept_where_they_are_ordinary_numbers(dtype):
+    smallest = SMALLEST_NORMAL[dtype]
+    values = np.array([0.0, smallest * 0.75, -smallest * 0.25, UNDERFLOW[dtype] * 2])
+    rounded, flushed = round_once(values, dtype)
+    assert flushed == 0
+    assert rounded.astype(np.float64).tolist() == values.tolist()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", BFLOAT16])

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -251,6 +252,24 @@ def test_narrow_weights(tmp_path: Path, dtype: str) -> None:
     result = fuse_onnx(saved(tmp_path, repvgg(dtype=dtype)))
     assert result.report.ops_after == {"Conv": 2, "Relu": 2}
     assert result.whole.verdict in ("equal", "undecidable")
+
+
+def test_float16_keeps_weights_that_it_holds_as_subnormals(tmp_path: Path) -> None:
+    g = GraphBuilder(dtype="float16")
+    factor = 2.0**-14  # exact in float16, and most products with a weight are below 6.1e-5
+    g.output(g.mul(g.conv(g.input("x", CLOSED), 8, 3, padding=1), g.scalar(factor)))
+    model = g.model()
+    weight = next(onnx.numpy_helper.to_array(t) for t in model.graph.initializer
+                  if len(t.dims) == 4)  # fmt: skip
+    result = fuse_onnx(saved(tmp_path, model))
+    assert result.report.flushed == 0
+    (conv,) = onnx.load(result.output).graph.node
+    made = {
+        t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(result.output).graph.initializer
+    }
+    expected = (weight.astype(np.float64) * factor).astype(np.float16)
+    assert np.count_nonzero(np.abs(expected) < 2.0**-14) > expected.size // 2
+    np.testing.assert_array_equal(made[conv.input[1]], expected)
 
 
 class TestMacs:

@@ -425,11 +425,16 @@ def test_no_nodes_at_all_are_the_source_itself():
 
 
 def test_constants_flushed_to_zero_are_allowed_for_and_larger_ones_are_not():
-    """float16 has no normal numbers below 6.1e-5, and those it has not are stored as zero."""
+    """Of float32 below 1.2e-38; of float16 below 3e-8 alone, as it holds what is above that."""
     rng = np.random.default_rng(16)
     weight = rng.uniform(0.5, 1.0, size=(3, 4, 1, 1))
-    for factor, holds in ((2.0**-16, True), (2.0**-13, False)):
-        region = Region((None, 4, None, None), "float16")
+    for dtype, factor, holds in (
+        ("float32", 2.0**-126, True),
+        ("float32", 2.0**-123, False),
+        ("float16", 2.0**-25, True),
+        ("float16", 2.0**-16, False),
+    ):
+        region = Region((None, 4, None, None), dtype)
         value = region.old("Conv", region.source, region.constant(weight))
         region.old("Mul", value, region.constant(np.float64(factor), "float32"))
         region.new("Conv", region.source, region.constant(np.zeros_like(weight)))
