@@ -24,7 +24,7 @@ FOR_CHECKPOINTS = (
     "fold_bn", "prefix",
 )  # fmt: skip
 FOR_GRAPHS = (
-    "allow_macs", "without", "normalize", "merge_siblings", "bake_inputs", "keep_going",
+    "allow_macs", "without", "normalize", "merge_siblings", "bake_inputs",
 )  # fmt: skip
 _OPTIONS = (
     click.option(
@@ -57,11 +57,8 @@ _OPTIONS = (
         is_flag=True,
         help="ONNX: take weights that are inputs too for constants; they cease to be inputs.",
     ),
-    click.option(
-        "--keep-going",
-        is_flag=True,
-        help="ONNX: leave a region whose proof fails as it is, and write the rest.",
-    ),
+    # What it asked for is done always; scripts may still give it.
+    click.option("--keep-going", is_flag=True, hidden=True, expose_value=False),
 )
 
 
@@ -74,7 +71,6 @@ class GraphChoice:
     normalize: str | None
     merge_siblings: bool
     bake_inputs: bool
-    keep_going: bool
 
 
 def graph_options(command: Command) -> Command:
@@ -179,7 +175,8 @@ def _print_remarks(result: GraphFusion) -> None:
     console, report = stdout(), result.report
     if report.flushed:
         console.print(f"{report.flushed} subnormal values set to zero (they slow a CPU down)")
-    told = [f"left as it was, since the proof failed: {one.text}" for one in report.failed]
+    told = [f"left as it was, since its proof failed; this is a fault of reparam: {one.text}"
+            for one in report.failed]  # fmt: skip
     told += [f"left alone: {one.text}" for one in report.left]
     for line in told[:LISTED]:
         console.print(line)

@@ -112,7 +112,8 @@ def fuse_onnx(
             preset, or numbers, as :meth:`reparam.graph.normalizing.Normalization.parse` reads.
         merge_siblings: make 1x1 convolutions that read one value one, with a Split.
         bake_inputs: take weights that are inputs of the graph too for constants.
-        keep_going: leave a region whose proof fails as it is, and write the rest.
+        keep_going: accepted and without effect: a region whose proof fails stays as it is, and
+            the rest is written, always.
         strict: refuse where there is nothing to fuse, or something was left.
         force: replace what is there.
         dry_run: fuse and prove, and write nothing.
@@ -121,8 +122,8 @@ def fuse_onnx(
     Raises:
         GraphError: the file is unusable, a pass has no such name, or the normalisation cannot be
             put into it.
-        NotEquivalentError: a proof failed and ``keep_going`` is not set, or what was made is not
-            the same function as a whole. Nothing is written.
+        NotEquivalentError: what was made is not the same function as a whole, or ``strict``, and
+            a proof failed. Nothing is written.
         NotFusibleError: ``strict``, and there was nothing to fuse or something was left.
         OutputError: the output cannot be written there.
         MissingDependencyError: onnx, onnx-ir or onnxruntime is not installed.
@@ -142,7 +143,6 @@ def fuse_onnx(
         tell(f"fusing {source}")
         before = _fused_before(opened.model)
         report = fuse_graph(opened.model, options)
-        _need_proofs(source, report, keep_going)
         if strict:
             _need_all_fused(source, report)
         hint = ("--bake-inputs takes them for constants",) if opened.overridable else ()
@@ -184,23 +184,20 @@ def _check_data(opened: Opened, target: Path) -> None:
         )
 
 
-def _need_proofs(source: Path, report: GraphReport, keep_going: bool) -> None:
-    if report.failed and not keep_going:
+def _need_all_fused(source: Path, report: GraphReport) -> None:
+    if report.failed:
         more = len(report.failed) - 1
         raise NotEquivalentError(
             f"a region of '{source}' is not the same function after fusing",
             found=report.failed[0].text + (f" (and {more} more)" if more else ""),
-            why="nothing is written that was not proved",
-            hint="--keep-going leaves such regions as they are and writes the rest",
+            why="--strict was given, and this is a fault of reparam",
+            hint="without --strict, that region stays as it was and the rest is written; please "
+            "report this, with the file",
         )
-
-
-def _need_all_fused(source: Path, report: GraphReport) -> None:
-    left = [*report.failed, *report.left]
-    if left:
+    if report.left:
         raise NotFusibleError(
             f"not everything in '{source}' was fused",
-            found=f"left was {left[0].text}",
+            found=f"left was {report.left[0].text}",
             why="--strict was given",
         )
     if not report.fused:

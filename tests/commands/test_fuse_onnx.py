@@ -201,7 +201,7 @@ class TestOptions:
         assert contents(source.parent) == before
 
     @pytest.mark.parametrize("options", [
-        ["--allow-macs", "2"], ["--without", "fold-scale"], ["--keep-going"], ["--bake-inputs"],
+        ["--allow-macs", "2"], ["--without", "fold-scale"], ["--bake-inputs"],
         ["--fold-normalize", "imagenet"], ["--merge-siblings"],
     ])  # fmt: skip
     def test_of_graphs_have_no_effect_on_checkpoints(self, run, tmp_path, options):
@@ -257,17 +257,21 @@ class TestNo:
     def test_a_proof_that_fails(self, run, source, monkeypatch):
         forget_shifts(monkeypatch)
         before = contents(source.parent)
-        code, out, err = run("fuse", source)
+        code, out, err = run("fuse", source, "--strict")
         assert (code, out) == (1, "")
         assert "is not the same function after fusing" in err
-        assert "--keep-going" in err
+        assert "this is a fault of reparam" in err
         assert contents(source.parent) == before
 
     def test_a_proof_that_fails_does_not_stop_the_rest(self, run, source, monkeypatch):
         forget_shifts(monkeypatch)
-        code, out, _ = run("fuse", source, "--keep-going")
-        assert code == 0
-        assert "left as it was, since the proof failed: " in out
+        for options in ([], ["--keep-going", "--force"]):  # which is accepted and does nothing
+            code, out, _ = run("fuse", source, *options)
+            assert code == 0
+            said = [line for line in out.splitlines() if "fault of reparam" in line]
+            assert len(said) == 2  # one of each region
+            assert all("left as it was, since its proof failed" in line for line in said)
+        assert "--keep-going" not in run("fuse", "--help")[1]
         written = onnx.load(source.with_name("net.deploy.onnx"))
         assert op_counts(written) == op_counts(onnx.load(source))
 
@@ -276,10 +280,9 @@ class TestNo:
             pipeline, "compare", lambda *_: Whole("different", reason="it is off by 3")
         )
         before = contents(source.parent)
-        for options in ([], ["--keep-going"]):
-            code, out, err = run("fuse", source, *options)
-            assert (code, out) == (1, "")
-            assert "it is off by 3" in err
+        code, out, err = run("fuse", source)
+        assert (code, out) == (1, "")
+        assert "it is off by 3" in err
         assert contents(source.parent) == before
 
 
