@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
 
 from reparam.adapters.onnx_runtime import open_session
 from tests.graph.blocks import BLOCKS
+from tests.graph.builder import GraphBuilder
 from tests.graph.builder_base import WEIGHTS, op_counts
 from tests.graph.cases import Case
 from tests.graph.fusing import defects, fused
@@ -17,20 +21,29 @@ from tests.graph.truth import evaluate
 
 CASES = (*BLOCKS, *NEAR_MISSES)
 OPSETS = (9, 11, 13, 18, 21)
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-@every_case
-def test_the_graph_is_the_one_that_is_meant(case: Case) -> None:
-    assert op_counts(case.graph().model()) == case.before
+def sampled(count: int) -> list[Any]:
+    """Return the numbers below ``count``; all but a tenth, drawn by a seed, are marked slow."""
+    drawn = set(random.Random(20260101).sample(range(count), count // 10))
+    return [n if n in drawn else pytest.param(n, marks=pytest.mark.slow) for n in range(count)]
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.runs], ids=lambda case: case.name)
-def test_the_float64_meaning_is_that_of_onnxruntime(case: Case) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_it_fuses_to_what_it_should_and_no_further(case: Case) -> None:
     g = case.graph()
-    model = g.model()
-    if any(map(_departs, model.graph.node)):
-        pytest.skip("this onnxruntime divides some means by other numbers")
+    before = g.model()
+    assert op_counts(before) == case.before
+    if case.runs and not any(map(_departs, before.graph.node)):
+        check_the_float64_meaning(g, before)
+    after = fused(before)
+    assert op_counts(after) == case.after, case.why
+    assert defects(g, before, after) == []
+    assert op_counts(fused(after)) == case.after
+
+
+def check_the_float64_meaning(g: GraphBuilder, model: onnx.ModelProto) -> None:
+    """Compare what the tests take a graph to mean with what onnxruntime computes."""
     unit = 2.0**-11 if g.dtype == "float16" else 2.0**-24
     for probe in ("first", "second"):
         feeds = g.feeds(probe)
@@ -43,22 +56,13 @@ def test_the_float64_meaning_is_that_of_onnxruntime(case: Case) -> None:
 
 
 def _departs(node: onnx.NodeProto) -> bool:
+    """Whether this onnxruntime divides the means of ``node`` by other numbers."""
     return departs(
         node.op_type, {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     )
 
 
-@every_case
-def test_it_fuses_to_what_it_should_and_no_further(case: Case) -> None:
-    g = case.graph()
-    before = g.model()
-    after = fused(before)
-    assert op_counts(after) == case.after, case.why
-    assert defects(g, before, after) == []
-    assert op_counts(fused(after)) == case.after
-
-
-@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: CASES[number].name)
+@pytest.mark.parametrize("number", sampled(len(CASES)), ids=lambda number: CASES[number].name)
 def test_the_form_of_weights_and_the_opset_change_nothing(number: int) -> None:
     case = CASES[number]
     opset, kind = OPSETS[number % len(OPSETS)], WEIGHTS[number % len(WEIGHTS)]
@@ -69,8 +73,9 @@ def test_the_form_of_weights_and_the_opset_change_nothing(number: int) -> None:
     assert defects(g, before, after) == []
 
 
-@pytest.mark.parametrize("case", BLOCKS, ids=lambda case: case.name)
-def test_half_the_bits_change_nothing(case: Case) -> None:
+@pytest.mark.parametrize("number", sampled(len(BLOCKS)), ids=lambda number: BLOCKS[number].name)
+def test_half_the_bits_change_nothing(number: int) -> None:
+    case = BLOCKS[number]
     g = case.graph(dtype="float16")
     before = g.model()
     after = fused(before)

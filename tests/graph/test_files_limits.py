@@ -21,7 +21,7 @@ from reparam.graph.files_writing import _opening
 from tests.graph.bad_models import BOOL, FLOAT, branch, good, model, relu, value
 
 ROOT = Path(__file__).parents[2]
-NODES = 100_000
+NODES = [10_000, pytest.param(100_000, marks=pytest.mark.slow)]
 
 
 def child(*arguments: str) -> str:
@@ -34,7 +34,7 @@ def child(*arguments: str) -> str:
 
 def test_damaged_files_are_opened_or_refused_and_nothing_else_happens(tmp_path: Path) -> None:
     """REPARAM_FUZZ_FILES sets another number of files, REPARAM_FUZZ_SEED other files."""
-    count = int(os.environ.get("REPARAM_FUZZ_FILES", "600"))
+    count = int(os.environ.get("REPARAM_FUZZ_FILES", "200"))
     seed = os.environ.get("REPARAM_FUZZ_SEED", "20260101")
     found = json.loads(child("-m", "tests.graph.fuzzing", str(tmp_path), str(count), seed))
     assert found["problems"] == []
@@ -49,18 +49,19 @@ def long_chain(nodes: int) -> Any:
     return model(made, inputs=[value("v0", FLOAT, [1])], outputs=[value(f"v{nodes}", FLOAT, [1])])
 
 
+@pytest.mark.parametrize("nodes", NODES)
 class TestLong:
-    """A hundred thousand nodes, one after the other."""
+    """Thousands of nodes, one after the other: more than any recursion could follow."""
 
-    def test_are_read_and_written(self, tmp_path: Path) -> None:
-        proto = long_chain(NODES)
+    def test_are_read_and_written(self, tmp_path: Path, nodes: int) -> None:
+        proto = long_chain(nodes)
         (tmp_path / "a.onnx").write_bytes(proto.SerializeToString())
         opened = open_model(tmp_path / "a.onnx")
         save_model(opened.model, tmp_path / "b.onnx")
         assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "a.onnx").read_bytes()
 
-    def test_are_sorted(self, tmp_path: Path) -> None:
-        proto = long_chain(NODES // 4)
+    def test_are_sorted(self, tmp_path: Path, nodes: int) -> None:
+        proto = long_chain(nodes // 2)
         turned = onnx.ModelProto()
         turned.CopyFrom(proto)
         del turned.graph.node[:]
@@ -69,13 +70,13 @@ class TestLong:
         opened = open_model(tmp_path / "a.onnx")
         assert [node.name for node in opened.model.graph] == [n.name for n in proto.graph.node]
 
-    def test_have_no_end_where_they_are_a_circle(self, tmp_path: Path) -> None:
-        proto = long_chain(NODES)
+    def test_have_no_end_where_they_are_a_circle(self, tmp_path: Path, nodes: int) -> None:
+        proto = long_chain(nodes)
         bitten = onnx.ModelProto()
         bitten.CopyFrom(proto)
-        bitten.graph.node[0].input[0] = f"v{NODES}"
+        bitten.graph.node[0].input[0] = f"v{nodes}"
         (tmp_path / "a.onnx").write_bytes(bitten.SerializeToString())
-        with pytest.raises(GraphError, match=f"{NODES} nodes: node 'relu_v1'") as caught:
+        with pytest.raises(GraphError, match=f"{nodes} nodes: node 'relu_v1'") as caught:
             open_model(tmp_path / "a.onnx")
         assert len(str(caught.value)) < 1000
 

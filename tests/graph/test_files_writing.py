@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ def test_versions_stay(tmp_path: Path, opset: int) -> None:
         assert same(round_trip(tmp_path, proto, force=True), proto)
 
 
+@cache
 def arrays() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     floats = rng.normal(size=(40, 33)).astype(np.float32)

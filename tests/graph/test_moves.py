@@ -374,7 +374,7 @@ def test_a_concat_in_another_order_stays() -> None:
 # the map of axes
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_a_reshaped_factor_is_what_it_multiplies(data: st.DataObject) -> None:
     """Whatever is not refused is so for every element."""
@@ -566,7 +566,7 @@ def graphs(draw: st.DrawFn) -> GraphBuilder:
     return g
 
 
-COUNT = int(os.environ.get("REPARAM_RANDOM_GRAPHS", "200"))
+COUNT = int(os.environ.get("REPARAM_RANDOM_GRAPHS", "70"))
 
 
 @settings(max_examples=COUNT, deadline=None, suppress_health_check=list(HealthCheck))

@@ -17,7 +17,7 @@ from tests.graph.fusing import defects, fused
 from tests.graph.programs import Program
 from tests.graph.random_graphs import programs
 
-COUNT = int(os.environ.get("REPARAM_RANDOM_GRAPHS", "300"))
+COUNT = int(os.environ.get("REPARAM_RANDOM_GRAPHS", "100"))
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
@@ -49,7 +49,7 @@ def test_whatever_is_switched_off_it_is_the_same_function(
     assert [defect for defect in found if not (allow_macs > 1 and "Cost" in defect)] == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=20, deadline=None, suppress_health_check=SLOW)
 @given(programs())
 def test_a_program_builds_what_it_prints(program: Program) -> None:
     from tests.graph.builder import GraphBuilder

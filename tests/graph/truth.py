@@ -112,7 +112,16 @@ def excess(
 
     Other names or shapes of outputs are wrong without measure, and so is NaN.
     """
-    expected, found = evaluate(before, feeds), evaluate(after, feeds)
+    return off_by(evaluate(before, feeds), evaluate(after, feeds), feeds, dtype)
+
+
+def off_by(
+    expected: Mapping[str, Quantity],
+    found: Mapping[str, Quantity],
+    feeds: Mapping[str, Array],
+    dtype: str,
+) -> float:
+    """Return :func:`excess` of outputs that are evaluated already."""
     if list(expected) != list(found):
         return np.inf
     return max(
@@ -142,6 +151,13 @@ class Cost(NamedTuple):
 
 def cost(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Cost:
     """Return the MACs and the nodes of convolutions and matrix products on the given probe."""
+    return measured(model, feeds)[1]
+
+
+def measured(
+    model: onnx.ModelProto, feeds: Mapping[str, Array]
+) -> tuple[dict[str, Quantity], Cost]:
+    """Return the outputs and the cost of one evaluation, which is what takes the time."""
     found = [0, 0]
 
     def watch(node: Any, given: Sequence[Any], results: list[Quantity]) -> None:
@@ -150,8 +166,8 @@ def cost(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Cost:
         found[0] += _PRODUCTS[node.op_type](given, results[0])
         found[1] += 1
 
-    evaluate(model, feeds, watch)
-    return Cost(*found)
+    outputs = evaluate(model, feeds, watch)
+    return outputs, Cost(*found)
 
 
 _PRODUCTS: dict[str, Callable[[Sequence[Any], Quantity], int]] = {
