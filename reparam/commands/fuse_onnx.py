@@ -175,9 +175,12 @@ def _print_remarks(result: GraphFusion) -> None:
     console, report = stdout(), result.report
     if report.flushed:
         console.print(f"{report.flushed} subnormal values set to zero (they slow a CPU down)")
-    told = [f"left as it was, since its proof failed; this is a fault of reparam: {one.text}"
-            for one in report.failed]  # fmt: skip
-    told += [f"left alone: {one.text}" for one in report.left]
+    if report.failed:
+        first, more = report.failed[0], len(report.failed) - 1
+        others = f" (and {more:,} more; --json lists them)" if more else ""
+        console.print(f"left as it was, since its proof failed: {first.text}{others}; this is a "
+                      "fault of reparam")  # fmt: skip
+    told = [f"left alone: {one.text}" for one in report.left]
     for line in told[:LISTED]:
         console.print(line)
     if len(told) > LISTED:

@@ -91,7 +91,7 @@ def fuse_onnx(
     normalize: str | Normalization | None = None,
     merge_siblings: bool = False,
     bake_inputs: bool = False,
-    keep_going: bool = False,
+    keep_going: bool = False,  # noqa: ARG001 - scripts may still give it
     strict: bool = False,
     force: bool = False,
     dry_run: bool = False,
