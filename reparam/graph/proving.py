@@ -31,7 +31,7 @@ from reparam.conv.bounds import SMALLEST_NORMAL, UNDERFLOW, UNIT_ROUNDOFF, gamma
 from reparam.graph.evaluation import Constants, Program
 from reparam.graph.evaluation_calls import Array, NotEvaluableError
 from reparam.graph.proving_probes import probes
-from reparam.graph.proving_sizes import Shape, Sizes, candidates, writes_places
+from reparam.graph.proving_sizes import IMAGE_BY_IMAGE, Shape, Sizes, candidates, writes_places
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -128,6 +128,8 @@ def prove(
             try:
                 runs = _runs(sides, sources, shapes, rounds, stacked, seed)
                 expected = [(run, *sides.expected(run)) for run in runs]
+                if stacked:
+                    _need_images_apart(sides, before, shapes, expected)
             except NotEvaluableError as error:
                 refusal = error
                 continue
@@ -159,6 +161,37 @@ def _is_of(value: ir.Value, exact: Array) -> bool:
     slack = UNIT_ROUNDOFF[name] * np.abs(exact) * (1 + 2.0**-20)
     slack += np.where(np.abs(held) <= SMALLEST_NORMAL[name], UNDERFLOW[name], 0.0)
     return bool((np.abs(held - exact) <= slack).all())
+
+
+def _need_images_apart(
+    sides: _Sides,
+    nodes: Sequence[ir.Node],
+    shapes: Sequence[Shape],
+    expected: Sequence[tuple[_Run, Array, Array, int]],
+) -> None:
+    """Validate that nodes make of each image of a stack what they make of it alone.
+
+    Where the batch has a known size the nodes may count on it. Of a Reshape to (1, C, -1) a stack
+    of nine images makes one image with nine times the positions, which mixes the probes.
+
+    Raises:
+        NotEvaluableError: they do not, so the probes are run one by one.
+    """
+    if all(shape[:1] in ((), (None,)) for shape in shapes):
+        return  # the nodes have to take any number of images
+    if all(node.op_type in IMAGE_BY_IMAGE for node in nodes):
+        return
+    for run, values, magnitude, roundings in expected:
+        # the last image: a node that singles one out, or adds images up, starts with the first
+        feeds = {value: array[-1:] for value, array in run.feeds.items()}
+        alone, *_ = sides.expected(_Run(feeds, run.names[-1:]))
+        count = len(alone) if alone.ndim else 0
+        apart = bool(count) and values.shape == (count * len(run.names), *alone.shape[1:])
+        if apart:
+            off = np.abs(values[-count:] - alone)
+            apart = bool((off <= 2 * gamma(roundings) * magnitude[-count:]).all())
+        if not apart:
+            raise NotEvaluableError("the nodes do not treat each image of a batch by itself")
 
 
 def _failed(reason: str, probe: str = "", sizes: tuple[int, ...] = ()) -> Proof:

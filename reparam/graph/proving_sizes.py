@@ -20,6 +20,9 @@ _WINDOWED = frozenset({"Conv", "ConvTranspose", "AveragePool", "MaxPool"})
 _SPATIAL = _WINDOWED | {"BatchNormalization", "GlobalAveragePool"}
 _SIZE_BOUND = frozenset({"Reshape", "Flatten", "Expand", "Shape", "Size", "GlobalAveragePool"})
 _SIZE_BOUND |= {"ReduceMean", "ScatterND", "Gather"}
+IMAGE_BY_IMAGE = _WINDOWED | {"BatchNormalization", "Relu", "Neg", "Identity", "Dropout"}
+IMAGE_BY_IMAGE |= {"Add", "Sub", "Sum", "Mul", "Div"}
+"""Operators that never move anything from one image of a batch to another."""
 _ALONG_AN_AXIS = frozenset({"Slice", "Split", "Concat"})
 _MOST_SIZES = 4
 _MOST_ELEMENTS = 1 << 22  # of one source image at its own size, above which a smaller one is tried

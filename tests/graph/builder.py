@@ -89,6 +89,10 @@ class GraphBuilder(GraphBase):
         y = self.node("MatMul", x, weight)
         return self.add(y, *self._bias(bias, out)) if bias else y
 
+    def matmul_of(self, a: Value, b: Value) -> Value:
+        """A product of two values, neither of them a weight."""
+        return self.node("MatMul", a, b)
+
     def _bias(self, bias: bool | Value, out: int) -> list[Value]:
         if isinstance(bias, Value):
             return [bias]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 from hypothesis import strategies as st
@@ -208,6 +209,7 @@ def step_concat(grow: Growth, x: Value) -> Any:
 
 
 def _all_but(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    axis %= len(shape)
     return (*shape[:axis], -1, *shape[axis + 1 :])
 
 
@@ -277,10 +279,71 @@ def step_flatten(grow: Growth, x: Value) -> Any:
     return grow.call("flatten", x)
 
 
+def step_positions(grow: Growth, x: Value) -> Any:
+    """(N, C, ...) to (N, C, positions); a batch of known size may be written in, as exporters do."""
+    return grow.call("reshape", x, _target(grow, x, grow.shape(x)[1]))
+
+
 def step_tokens(grow: Growth, x: Value) -> Any:
     """(N, C, ...) to (N, positions, C), as transformers want it."""
-    flat = grow.call("reshape", x, [0, grow.shape(x)[1], -1])
-    return grow.call("transpose", flat, [0, 2, 1])
+    return grow.call("transpose", step_positions(grow, x), [0, 2, 1])
+
+
+def step_heads(grow: Growth, x: Value) -> Any:
+    """Channels to two axes, and parts of either: queries, keys and values of attention."""
+    channels = grow.shape(x)[1]
+    if channels % 2:
+        return None
+    y = grow.call("reshape", x, _target(grow, x, *grow.one_of((2, channels // 2), (channels, 1))))
+    if grow.draw(st.booleans()):
+        y = grow.call("transpose", y, grow.one_of([0, 1, 3, 2], [0, 2, 1, 3], [1, 0, 2, 3]))
+    axis = grow.one_of(0, 1, 2)
+    size = grow.shape(y)[axis]
+    if size < 2 or (grow.record.g.open_axes and axis != 1):
+        return y
+    made = grow.call("split", y, [1, size - 1], axis=axis)
+    grow.keep(made[1])
+    return made[0]
+
+
+def step_mixer(grow: Growth, x: Value) -> Any:
+    """A factor that stands before or behind axes laid out anew, as in networks of tokens."""
+    shape = grow.shape(x)
+    x = grow.call("relu", x)
+    early = grow.draw(st.booleans())
+    y = grow.call("bn", x) if early else grow.call("conv", x, shape[1], 1)
+    y = grow.call("reshape", y, _target(grow, x, shape[1]))
+    parts = [y]
+    if shape[1] > 1 and grow.draw(st.booleans()):
+        parts = list(grow.call("split", y, [1, shape[1] - 1]))
+    if early:
+        made = [grow.call("conv", part, 2, 1) for part in parts]
+    else:
+        made = [grow.call("bn", parts[0]), *parts[1:]]
+    for value in made[1:]:
+        grow.keep(grow.call("sigmoid", value))
+    return grow.call("relu", made[0])
+
+
+def _target(grow: Growth, x: Value, *middle: int) -> list[int]:
+    batch, _, *sizes = grow.shape(x)
+    if grow.record.g.open_axes:
+        return [0, *middle, -1]
+    target = [grow.one_of(0, batch, batch), *middle, prod(sizes)]
+    target[grow.one_of(0, -1, -1)] = -1
+    return target
+
+
+def step_scores(grow: Growth, x: Value) -> Any:
+    """The product of two values over their last axis, and a factor."""
+    if len(grow.shape(x)) < 3 or grow.record.g.open_axes:
+        return None
+    fitting = [v for v in grow.values if _all_but(grow.shape(v), -2) == _all_but(grow.shape(x), -2)]
+    order = [*range(len(grow.shape(x)) - 2), -1, -2]
+    order = [axis % len(order) for axis in order]
+    keys = grow.call("transpose", grow.pick(*fitting), order)
+    made = grow.call("matmul_of", x, keys)
+    return grow.call("mul", made, grow.record.call("scalar", None, []))
 
 
 def step_layout(grow: Growth, x: Value) -> Any:
@@ -325,7 +388,7 @@ IMAGE_STEPS = (
     step_combine, step_branches, step_branches, step_curved, step_plain, step_free_conv,
     step_concat, step_split, step_slice, step_pad, step_average, step_shared_conv,
     step_conv_transpose, step_auto_conv, step_gate, step_max, step_mean, step_layout, step_trap,
-    step_cut, step_flatten, step_tokens, step_linear, step_if,
+    step_cut, step_flatten, step_positions, step_tokens, step_heads, step_mixer, step_scores, step_linear, step_if,
 )  # fmt: skip
 FLAT_STEPS = (
     step_linear, step_linear, step_bn, step_affine, step_affine, step_combine, step_curved,

@@ -305,6 +305,32 @@ def test_a_reshape_to_fixed_sizes_is_proved_on_them():
         assert proof.sizes == (1, 4, 6, 5)
 
 
+def test_images_that_a_reshape_lays_side_by_side_are_proved_one_by_one():
+    """Of nine images at once, (1, 4, -1) makes one, with other channels in the place of its own."""
+    rng = np.random.default_rng(14)
+    scale = rng.normal(size=(1, 4, 1, 1)).astype(np.float32)
+    for factor, holds in ((1.0, True), (1.001, False)):
+        region = Region((1, 4, 6, 5))
+        target = region.constant(np.array([1, 4, -1]))
+        value = region.old("Mul", region.source, region.constant(scale))
+        region.old("Reshape", value, target)
+        value = region.new("Reshape", region.source, target)
+        region.new("Mul", value, region.constant(factor * scale.reshape(1, 4, 1)))
+        proof = region.proof()
+        assert proof.holds is holds
+        assert proof.sizes[0] == 1
+
+
+@pytest.mark.parametrize(("batch", "holds"), [(1, True), (None, False)])
+def test_a_mean_over_images_is_the_image_only_where_there_is_one(batch, holds):
+    region = Region((batch, 4, 6, 5))
+    value = region.old("ReduceMean", region.source, axes=[0], keepdims=1)
+    region.old("Mul", value, region.constant(np.float32(2)))
+    value = region.new("Mul", region.source, region.constant(np.float32(2)))
+    region.new("Reshape", value, region.constant(np.array([1, 4, -1, 5])))
+    assert region.proof().holds is holds
+
+
 def test_a_map_of_constants_is_proved_on_its_own_size():
     rng = np.random.default_rng(12)
     first, second = (rng.normal(size=(1, 3, 9, 8)).astype(np.float32) for _ in range(2))

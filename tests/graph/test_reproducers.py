@@ -100,6 +100,13 @@ def a_product_whose_shape_was_not_known_in_the_first_round(g: GraphBuilder) -> N
         g.output(g.relu(g.bn(g.reshape(y, target))))
 
 
+@found("Conv Relu Relu Reshape")
+def a_batch_that_a_reshape_writes_down(g: GraphBuilder) -> None:
+    """As of efficientvim, nextvit and visformer: the images of one probe became positions."""
+    y = g.conv(g.relu(g.input("x", (1, 4, 4, 4))), 4, 1)
+    g.output(g.relu(g.bn(g.reshape(y, [1, 4, -1]))))
+
+
 @pytest.mark.parametrize("name", FOUND)
 def test_it_goes_right_now(name: str) -> None:
     build, after = FOUND[name]
