@@ -145,6 +145,10 @@ def _run(arguments: list[str]) -> int:
         return process.nobody_listens()
     except (ReparamError, click.ClickException, OSError, MemoryError) as error:
         return _report(_as_ours(error), as_json)
+    except ImportError as error:
+        if not _is_want_of_memory(error):
+            raise
+        return _report(_as_ours(MemoryError(str(error))), as_json)
     return code
 
 
@@ -171,6 +175,12 @@ def _as_ours(error: Exception) -> ReparamError:
         where = f": '{error.filename}'" if error.filename else ""
         return ReparamError(f"{error.strerror or error}{where}")
     return ReparamError("there is not enough memory", found=str(error))
+
+
+def _is_want_of_memory(error: ImportError) -> bool:
+    from reparam.supervision import is_want_of_memory
+
+    return is_want_of_memory(error)
 
 
 def _interrupted(what: str, code: int) -> int:

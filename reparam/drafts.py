@@ -15,6 +15,7 @@ import secrets
 import shutil
 import signal
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -146,12 +147,38 @@ def hidden_folder(folder: Path) -> Iterator[Path]:
     To be made while ``folder`` is locked, so that no other run takes it for a stale one.
     """
     path = hidden_name(folder)
-    path.mkdir(mode=0o700)
+    with _locked_folder(path):
+        yield path
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a new folder for temporary files, which is removed with all in it.
+
+    A killed process leaves it; the next one clears it away.
+    """
+    folder = Path(tempfile.gettempdir())
+    clear_stale(folder)
+    path = hidden_name(folder)
+    with _locked_folder(path):
+        yield path
+
+
+@contextmanager
+def _locked_folder(path: Path) -> Iterator[None]:
+    """Make a folder and hold its lock until it is removed with all in it."""
     handle = -1
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        _lock(handle)
-        yield path
+        while True:
+            path.mkdir(mode=0o700)
+            with suppress(FileNotFoundError):
+                handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                _lock(handle)
+                if os.fstat(handle).st_nlink:
+                    break
+                os.close(handle)
+            handle = -1  # another run took it for a stale one before it was locked
+        yield
     finally:
         shutil.rmtree(path, ignore_errors=True)
         if handle >= 0:

@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     from reparam.checkpoint.pipeline import Fusion
     from reparam.graph.pipeline import GraphFusion
 
+_LIMITS = ("timeout", "memory_limit")
 _COMMON = ("strict", "force", "dry_run")
 _OF_CHECKPOINTS = ("epsilon", "fold_bn", "skip", "families", "format", "prefix")
 _OF_GRAPHS = (
     "allow_macs", "without", "normalize", "merge_siblings", "bake_inputs", "keep_going", "tell",
+    *_LIMITS,
 )  # fmt: skip
 
 
@@ -30,7 +32,8 @@ def fuse(
         options: of both: ``strict``, ``force``, ``dry_run``. Of checkpoints: ``epsilon``,
             ``fold_bn``, ``skip``, ``families``, ``format``, ``prefix``. Of ONNX files:
             ``allow_macs``, ``without``, ``normalize``, ``merge_siblings``, ``bake_inputs``,
-            ``keep_going``, ``tell``.
+            ``keep_going``, ``tell``, and of the process that reads them: ``timeout`` in seconds
+            (600) and ``memory_limit`` in bytes (2 GiB and 8 times the file).
 
     Returns:
         Where the result is and what was done: ``source``, ``source_sha256``, ``output``,
@@ -49,9 +52,11 @@ def fuse(
             said = f"is not an option of {kind}" if name in other else "is not an option"
             raise TypeError(f"fuse: '{name}' {said}")
     if graph:
-        from reparam.graph.pipeline import fuse_onnx
+        from reparam.graph import guarded
+        from reparam.supervision import TIMEOUT, Limits
 
-        return fuse_onnx(source, output, **options)
+        limits = Limits(options.pop("timeout", TIMEOUT), options.pop("memory_limit", None))
+        return guarded.fuse(source, output, limits=limits, **options)
     from reparam.checkpoint.pipeline import fuse as fuse_checkpoint
 
     return fuse_checkpoint(source, output, **options)

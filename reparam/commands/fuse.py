@@ -25,11 +25,13 @@ from reparam.commands.common import (
     the_checkpoint,
 )
 from reparam.commands.fuse_onnx import FOR_GRAPHS, GraphChoice, fuse_graph_file, graph_options
+from reparam.commands.limit_options import limit_options
 from reparam.commands.model_options import WITHOUT_EFFECT, Choice, model_options
 from reparam.fusing import is_graph
 
 if TYPE_CHECKING:
     from reparam.commands.grid import Grid
+    from reparam.supervision import Limits
 
 _LISTED = 8  # blocks in the table; what is printed does not grow with the network
 
@@ -74,6 +76,7 @@ Example:
 )
 @prefix_option
 @graph_options
+@limit_options
 @click.option("--dry-run", is_flag=True, help="Report, but write nothing.")
 @click.option(
     "--strict", is_flag=True, help="Exit 1 if there is nothing to fuse or something was left."
@@ -92,6 +95,7 @@ def command(
     skip: tuple[str, ...],
     prefix: str | None,
     graph: GraphChoice,
+    limits: Limits,
     dry_run: bool,
     strict: bool,
     force: bool,
@@ -109,7 +113,7 @@ def command(
     path = the_checkpoint(checkpoint)
     every: dict[str, Any] = {"strict": strict, "force": force, "dry_run": dry_run}
     if is_graph(path):
-        fuse_graph_file(path, output, graph, as_json, kind=kind, skip=skip, **every)
+        fuse_graph_file(path, output, graph, as_json, kind=kind, skip=skip, limits=limits, **every)
         return
     chosen = choice.of(path, prefix=prefix)
     options = {"prefix": prefix, "skip": skip, "format": kind, **every}

@@ -105,10 +105,10 @@ def fuse_graph_file(
             "switches off a pass"
         )
     notices = tell_unused(FOR_CHECKPOINTS, "it is for checkpoints, and this is an ONNX file")
-    from reparam.graph.pipeline import fuse_onnx  # the graph package is of no use to checkpoints
+    from reparam.graph import guarded  # the graph package is of no use to checkpoints
 
     with progress(f"reading {path}") as tell:
-        result = fuse_onnx(
+        result = guarded.fuse(
             path,
             output,
             tell=tell,

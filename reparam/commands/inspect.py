@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,10 @@ from reparam.commands.common import (
     the_checkpoint,
 )
 from reparam.commands.inspect_onnx import explain_graph_file, inspect_graph_file
+from reparam.commands.limit_options import limit_options
+
+if TYPE_CHECKING:
+    from reparam.supervision import Limits
 
 
 @click.command(
@@ -44,9 +48,15 @@ Example:
     help="ONNX: tell why the node, or the one that makes the value, of this name would be fused "
     "or not. A part of the name does, if no other has it.",
 )
+@limit_options
 @json_option
 def command(
-    checkpoint: Path | None, prefix: str | None, families: bool, why: str | None, as_json: bool
+    checkpoint: Path | None,
+    prefix: str | None,
+    families: bool,
+    why: str | None,
+    limits: Limits,
+    as_json: bool,
 ) -> None:
     """Tell what CHECKPOINT holds: architecture, blocks and their form, what is wrong with it.
 
@@ -60,9 +70,9 @@ def command(
         if prefix is not None:
             raise click.UsageError(f"--prefix is for checkpoints; '{path}' is an ONNX file")
         if why is None:
-            inspect_graph_file(path, as_json)
+            inspect_graph_file(path, as_json, limits)
         else:
-            explain_graph_file(path, why, as_json)
+            explain_graph_file(path, why, as_json, limits)
         return
     if why is not None:
         raise click.UsageError(f"--why is for ONNX files; '{path}' is a checkpoint")

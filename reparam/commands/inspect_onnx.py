@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from reparam.commands.grid import Grid
     from reparam.graph.explaining import Explanation
     from reparam.graph.inspecting import GraphInspection, Refused, Unfused
+    from reparam.supervision import Limits
 
 _NAMES = re.compile(r"'[^']*'|[\d,]+|and \d+ more")
 
 
-def inspect_graph_file(path: Path, as_json: bool) -> None:
+def inspect_graph_file(path: Path, as_json: bool, limits: Limits) -> None:
     """Print what an ONNX file holds, and what fusing it would save."""
-    from reparam.graph.inspecting import inspect_onnx
+    from reparam.graph import guarded
 
     with progress(f"reading {path}"):
-        found = inspect_onnx(path)
+        found = guarded.inspect(path, limits=limits)
     if as_json:
         print_json("inspect", "onnx", found.to_json())
         return
@@ -40,12 +41,12 @@ def inspect_graph_file(path: Path, as_json: bool) -> None:
         console.print(f"note: {notice}")
 
 
-def explain_graph_file(path: Path, name: str, as_json: bool) -> None:
+def explain_graph_file(path: Path, name: str, as_json: bool, limits: Limits) -> None:
     """Print why a node of an ONNX file would be fused, or not."""
-    from reparam.graph.explaining import explain
+    from reparam.graph import guarded
 
     with progress(f"reading {path}"):
-        found = explain(path, name)
+        found = guarded.explain(path, name, limits=limits)
     if as_json:
         print_json("inspect", found.verdict, {"path": str(path), **found.to_json()})
     else:

@@ -76,7 +76,7 @@ class Origin:
 
 
 @contextmanager
-def as_onnx(source: Path, tell: Callable[[str], None]) -> Iterator[Origin]:
+def as_onnx(source: Path, tell: Callable[[str], None], timeout: float = 600) -> Iterator[Origin]:
     """Yield an ONNX file: the source, or what the converter makes of a static Paddle program.
 
     Raises:
@@ -89,7 +89,7 @@ def as_onnx(source: Path, tell: Callable[[str], None]) -> Iterator[Origin]:
     static = find_static(source)
     tell(f"converting {static.program}")
     with TemporaryDirectory(prefix="reparam-") as folder:
-        converted = convert_static(static, Path(folder))
+        converted = convert_static(static, Path(folder), timeout=timeout)
         notices = [f"{what}: {number}" for what, number in converted.repairs.items()]
         yield Origin(
             source,

@@ -95,6 +95,7 @@ def fuse_onnx(
     strict: bool = False,
     force: bool = False,
     dry_run: bool = False,
+    timeout: float = 600,
     tell: Callable[[str], None] = lambda _: None,
 ) -> GraphFusion:
     """Fuse every linear region of an ONNX file and write the result, whole or not at all.
@@ -117,6 +118,7 @@ def fuse_onnx(
         strict: refuse where there is nothing to fuse, or something was left.
         force: replace what is there.
         dry_run: fuse and prove, and write nothing.
+        timeout: seconds for each process that converts a static program.
         tell: is told what is being done.
 
     Raises:
@@ -136,7 +138,7 @@ def fuse_onnx(
     if not dry_run:
         _check_target(source, target, force)
     tell(f"reading {source}")
-    with as_onnx(source, tell) as origin:
+    with as_onnx(source, tell, timeout) as origin:
         opened = origin.opened(bake_inputs)
         if not dry_run:
             _check_data(opened, target)
