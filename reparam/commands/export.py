@@ -64,6 +64,12 @@ Example:
     help="Write a program for Paddle Inference, x.json, and x.pdiparams beside it.",
 )
 @click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The file to write, of the one form asked for: as --onnx PATH, or --paddle PATH.",
+)
+@click.option(
     "--input-size",
     help="H and W: 224 or 480x640. Default: 224, or 640 for a backbone. Of an open axis, the size "
     "to check with.",
@@ -136,6 +142,7 @@ def command(
     checkpoint: Path | None,
     onnx: str | None,
     paddle: str | None,
+    output: Path | None,
     fuse_blocks: bool,
     input_size: str | None,
     prefix: str | None,
@@ -150,14 +157,13 @@ def command(
     onnxruntime without a warning, and compute what the checkpoint computes. A program for Paddle
     Inference has to run there and compute the same.
     """
-    if onnx and checkpoint is None and is_checkpoint(Path(onnx)):
-        checkpoint, onnx = Path(onnx), ""  # `export --onnx ckpt.pdparams`
-    if paddle and checkpoint is None and is_checkpoint(Path(paddle)):
-        checkpoint, paddle = Path(paddle), ""
     folded = options["fold_normalize"]
-    if folded and checkpoint is None and is_checkpoint(Path(folded)):
-        checkpoint, options["fold_normalize"] = Path(folded), ""
+    if checkpoint is None:  # `export --onnx ckpt.pdparams` names the checkpoint
+        checkpoint, (onnx, paddle, folded) = _checkpoint_among(onnx, paddle, folded)
+        options["fold_normalize"] = folded
     source = the_checkpoint(checkpoint)
+    if output is not None:
+        onnx, paddle = _named_by_output(output, onnx, paddle)
     if onnx is None and paddle is None:
         onnx = ""
     warnings = list(_without_effect(onnx is not None, options))
@@ -183,6 +189,33 @@ def command(
         print_json("export", report.worst.verdict, {**report.to_json(), "notices": notices})
     else:
         _print(report)
+
+
+def _checkpoint_among(*given: str | None) -> tuple[Path | None, tuple[str | None, ...]]:
+    """Return the checkpoint that the value of an option names, and the values without it.
+
+    An option with an optional value takes the argument behind it, so ``--onnx ckpt.pdparams``
+    reads the checkpoint as the value of ``--onnx``. An output never ends as a checkpoint does.
+    """
+    for at, value in enumerate(given):
+        if value and is_checkpoint(Path(value)):
+            return Path(value), (*given[:at], "", *given[at + 1 :])
+    return None, given
+
+
+def _named_by_output(
+    output: Path, onnx: str | None, paddle: str | None
+) -> tuple[str | None, str | None]:
+    """Return ``--onnx`` and ``--paddle`` with the path of ``-o`` in the one that is asked for."""
+    given = onnx or paddle
+    if given:
+        raise click.UsageError(f"-o {output} and '{given}' both name the output: leave one out")
+    if onnx is not None and paddle is not None:
+        raise click.UsageError(
+            f"-o {output} names one file, and --onnx and --paddle write one each: "
+            "give each its own path"
+        )
+    return (None, str(output)) if paddle is not None else (str(output), None)
 
 
 def _program(given: str, source: Path) -> Path:

@@ -122,6 +122,13 @@ def check_request(source: Path, output: Path | None, options: Options) -> None:
                 f"cannot write '{path}'", why="it is the checkpoint that is being exported"
             )
         check_output(path, options.force)
+    if output is not None and output.suffix != ".onnx":
+        raise OutputError(
+            f"cannot write an ONNX file to '{output}'",
+            found="a name that does not end in .onnx",
+            why="runtimes and people know an ONNX file by that ending",
+            hint=f"name it {output.name or 'model'}.onnx",
+        )
     if options.paddle is not None and options.paddle.suffix != ".json":
         raise OutputError(
             f"cannot write a program to '{options.paddle}'",

@@ -199,6 +199,11 @@ class TestOptions:
             (["--opset", "22"], "22"),
             (["--timeout", "0"], "timeout"),
             (["--paddle", "nowhere/deploy"], "no folder 'nowhere'"),
+            (["-o", "y.pdparams"], "does not end in .onnx"),
+            (["-o", "y"], "name it y.onnx"),
+            (["--onnx", "y.pdparams"], "does not end in .onnx"),
+            (["--onnx", "y.onnx", "-o", "z.onnx"], "leave one out"),
+            (["--paddle", "-o", "z.onnx"], "give each its own path"),
         ],
         ids=" ".join,
     )
@@ -237,6 +242,16 @@ class TestOptions:
         code, _, err = run("export", source, "--onnx", "--input-size", "32", "--keep-io")
         assert code == 0
         assert "no effect without --precision float16" in err
+
+    def test_output_of_the_only_form(self, run, source):
+        code, _, _ = run("export", source, "--paddle", "-o", "y.json", "--input-size", "32")
+        assert code == 0
+        assert left(source) == ["ckpt.pdparams", "y.json", "y.pdiparams"]
+
+    @needs_converter
+    def test_output_without_a_form_is_an_onnx_file(self, run, source):
+        assert run("export", source, "-o", "y.onnx", "--input-size", "32")[0] == 0
+        assert left(source) == ["ckpt.pdparams", "y.onnx"]
 
     def test_checkpoint_behind_an_option(self, run, source):
         assert run("export", "--paddle", source.name, "--input-size", "32")[0] == 0
