@@ -144,11 +144,11 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         return process.nobody_listens()
     except (ReparamError, click.ClickException, OSError, MemoryError) as error:
-        return _report(_as_ours(error), as_json)
+        return _report(error, as_json)
     except ImportError as error:
         if not _is_want_of_memory(error):
             raise
-        return _report(_as_ours(MemoryError(str(error))), as_json)
+        return _report(MemoryError(str(error)), as_json)
     return code
 
 
@@ -164,19 +164,6 @@ def _invoke(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _as_ours(error: Exception) -> ReparamError:
-    if isinstance(error, ReparamError):
-        return error
-    if isinstance(error, click.ClickException):
-        ctx = getattr(error, "ctx", None)
-        path = ctx.command_path if ctx else "reparam"
-        return ReparamError(error.format_message().rstrip("."), hint=f"{path} --help")
-    if isinstance(error, OSError):  # outside of the files that commands read and write
-        where = f": '{error.filename}'" if error.filename else ""
-        return ReparamError(f"{error.strerror or error}{where}")
-    return ReparamError("there is not enough memory", found=str(error))
-
-
 def _is_want_of_memory(error: ImportError) -> bool:
     from reparam.supervision import is_want_of_memory
 
@@ -189,9 +176,10 @@ def _interrupted(what: str, code: int) -> int:
     return code
 
 
-def _report(error: ReparamError, as_json: bool) -> int:
-    from reparam.commands.output import print_error
+def _report(raised: Exception, as_json: bool) -> int:
+    from reparam.commands.output import as_ours, print_error
 
+    error = as_ours(raised)
     try:
         print_error(error, as_json)
         process.flush()

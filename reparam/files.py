@@ -14,7 +14,21 @@ from pathlib import Path
 from reparam.drafts import Draft, clear_stale, hidden_folder, hidden_name, locked, signals_held
 from reparam.errors import OutputError
 
+_DEPLOY = re.compile(r"\.deploy(?:-(\d{1,4}))?$")  # of a name without its ending
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has one slash of the two
+
+
+def deploy_stem(stem: str) -> str:
+    """Return the name of a deploy form without its ending: x.deploy of x, x.deploy-2 of that."""
+    named = _DEPLOY.search(stem)
+    if named is None:
+        return f"{stem}.deploy"
+    return f"{stem[: named.start()]}.deploy-{int(named[1] or 1) + 1}"
+
+
+def train_stem(stem: str) -> str:
+    """Return the name of a train-time form without its ending: x.train of x.deploy and of x."""
+    return f"{_DEPLOY.sub('', stem)}.train"
 
 
 def check_output(path: Path, force: bool = False) -> None:

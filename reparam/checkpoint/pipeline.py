@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +20,13 @@ from reparam.checkpoint.files import (
     write_arrays,
 )
 from reparam.checkpoint.fusing import Fusing
+from reparam.checkpoint.layouts import Layout
 from reparam.checkpoint.manifest import Report, manifest_of, manifest_path
 from reparam.checkpoint.opening import TORCH_ENDINGS, check_input
 from reparam.checkpoint.plan import SKIPPED, Plan
 from reparam.checkpoint.report import FusionReport
 from reparam.errors import CheckpointError, NotFusibleError, OutputError, UnsupportedModelError
-from reparam.files import check_output, whole_group
+from reparam.files import check_output, deploy_stem, sha256_of, whole_group
 from reparam.version import tool_version
 
 Reported = TypeVar("Reported", bound=Report)
@@ -38,7 +40,10 @@ _NAMES_OF_TORCH = (
 
 @dataclass(frozen=True)
 class Fusion:
-    """A fused checkpoint: where it came from, where it is (None in a dry run), what was done."""
+    """A fused checkpoint: where it came from, where it is, what was done.
+
+    ``output`` is None where nothing was written: in a dry run, and where there was nothing to fuse.
+    """
 
     source: Path
     source_sha256: str
@@ -55,12 +60,19 @@ def deploy_path(source: Path, kind: str | None = None) -> Path:
     for the deploy form of the x.pdparams beside it, which holds other weights. So it is for every
     other ending, since what a file holds decides and not how it is called.
     """
+    return path_beside(source, kind, deploy_stem)
+
+
+def path_beside(source: Path, kind: str | None, stem_of: Callable[[str], str]) -> Path:
+    """Return the path of what is made of ``source``, with the ending of its format."""
     torch = next((end for end in TORCH_ENDINGS if source.name.endswith(end)), None)
     if torch is not None:
-        return source.with_name(f"{source.name.removesuffix(torch)}.deploy.{kind or SAFETENSORS}")
-    known = source.suffix in (f".{PDPARAMS}", f".{SAFETENSORS}")
-    stem, ending = (source.stem, source.suffix) if known else (source.name, f".{PDPARAMS}")
-    return source.with_name(f"{stem}.deploy{ending if kind is None else f'.{kind}'}")
+        stem, ending = source.name.removesuffix(torch), f".{SAFETENSORS}"
+    elif source.suffix in (f".{PDPARAMS}", f".{SAFETENSORS}"):
+        stem, ending = source.stem, source.suffix
+    else:
+        stem, ending = source.name, f".{PDPARAMS}"
+    return source.with_name(f"{stem_of(stem)}{ending if kind is None else f'.{kind}'}")
 
 
 def fuse(
@@ -79,8 +91,8 @@ def fuse(
 ) -> Fusion:
     """Fuse every block of a checkpoint file and write the deploy form, whole or not at all.
 
-    A checkpoint that is fused already, or has nothing to fuse, is written as it is, unless
-    ``strict``.
+    Where there is nothing to fuse, nothing is written, unless ``output`` names a file: that holds
+    what the source holds, byte for byte where the format stays and all of it is weights.
 
     Args:
         output: ``deploy_path(source)`` by default; its ending chooses the format.
@@ -107,10 +119,10 @@ def fuse(
             found="an ONNX file; needed: a checkpoint",
             hint="reparam export CHECKPOINT --onnx fuses and exports in one go",
         )
+    check_input(source)
     target = target_of(source, None if output is None else Path(output), format)
     format_of(target)  # a name without a format is refused before anything is read
-    check_input(source)
-    if not dry_run:
+    if not dry_run and output is not None:
         check_outputs(source, target, force)
     checkpoint = load_checkpoint(source, prefix=prefix)
     fusing = Fusing(
@@ -118,16 +130,13 @@ def fuse(
     )
     if strict:
         _need_all_fused(source, fusing.plan)
-    if dry_run:
+    changes = bool(fusing.plan.matches)
+    if dry_run or (output is None and not changes):
         for _ in fusing:
             checkpoint.forget_pages()
         report = _reported(fusing, checkpoint, format_of(target))
         return Fusion(source, checkpoint.sha256, None, "", report)
-    return _written(fusing, checkpoint, target, force)
-
-
-def _written(fusing: Fusing, checkpoint: Checkpoint, target: Path, force: bool) -> Fusion:
-    """Fuse while writing the deploy form, then its manifest; both appear, or neither."""
+    check_outputs(source, target, force)
     sha256, report = write_with_manifest(
         fusing,
         lambda: _reported(fusing, checkpoint, format_of(target)),
@@ -135,8 +144,9 @@ def _written(fusing: Fusing, checkpoint: Checkpoint, target: Path, force: bool) 
         target,
         names=fusing.names(checkpoint.names),
         force=force,
+        changes=changes,
     )
-    return Fusion(checkpoint.path, checkpoint.sha256, target, sha256, report)
+    return Fusion(source, checkpoint.sha256, target, sha256, report)
 
 
 def write_with_manifest(
@@ -147,28 +157,47 @@ def write_with_manifest(
     *,
     names: Mapping[str, str],
     force: bool,
+    changes: bool = True,
 ) -> tuple[str, Reported]:
     """Write what is made of ``checkpoint`` as it is made, and a manifest; both appear, or neither.
 
     Args:
         report: tells what was done, once ``arrays`` have come to their end.
+        changes: whether the arrays are others than those of the checkpoint. Where they are not,
+            its file is copied, if nothing but weights is in it and the format stays.
 
     Returns:
         The SHA-256 of the file, and the report.
+
+    Raises:
+        CheckpointError: the file changed while it was being copied.
     """
     kind = format_of(target)
     with whole_group(target, manifest_path(target), force=force) as (weights, note):
-        sha256 = write_arrays(
-            weights,
-            kind,
-            _one_by_one(arrays, checkpoint),
-            names=names,
-            metadata=_metadata(checkpoint) if kind == SAFETENSORS else None,
-        )
+        if not changes and kind == checkpoint.format and checkpoint.layout == Layout():
+            for _ in _one_by_one(arrays, checkpoint):  # which finds what is not finite
+                pass
+            sha256 = _copy(checkpoint, weights)
+        else:
+            sha256 = write_arrays(
+                weights,
+                kind,
+                _one_by_one(arrays, checkpoint),
+                names=names,
+                metadata=_metadata(checkpoint) if kind == SAFETENSORS else None,
+            )
         done = report()
         text = manifest_of(checkpoint, target, sha256, done, tool_version())
         note.write_text(text, encoding="utf-8")
     return sha256, done
+
+
+def _copy(checkpoint: Checkpoint, draft: Path) -> str:
+    shutil.copyfile(checkpoint.path, draft)
+    sha256 = sha256_of(draft)
+    if sha256 != checkpoint.sha256:
+        raise CheckpointError(f"'{checkpoint.path}' changed while it was being read")
+    return sha256
 
 
 def _reported(fusing: Fusing, checkpoint: Checkpoint, kind: str) -> FusionReport:

@@ -8,7 +8,6 @@ import click
 
 from reparam.commands.common import (
     epsilon_option,
-    is_checkpoint,
     json_option,
     prefix_option,
     print_json,
@@ -17,8 +16,8 @@ from reparam.commands.common import (
     stdout,
     table,
     tell_unused,
-    the_checkpoint,
 )
+from reparam.commands.inputs import INPUT, is_checkpoint, the_checkpoint
 from reparam.commands.model_options import Choice, model_options
 from reparam.exporter.benchmarking import Protocol, benchmark
 from reparam.latency import Benchmark, Comparison
@@ -30,7 +29,7 @@ Example:
   reparam bench ckpt.pdparams                 train-time form against deploy form
   reparam bench before.onnx after.onnx --threads 4 --batch 8"""
 )
-@click.argument("models", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, type=INPUT)
 @click.option(
     "--threads",
     type=click.IntRange(min=1),

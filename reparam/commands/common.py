@@ -10,19 +10,15 @@ from typing import Any
 
 import click
 
-from reparam.checkpoint.opening import ENDINGS
 from reparam.commands.output import json_option, print_error, print_json
 from reparam.commands.progress import progress
 from reparam.commands.tables import stdout, table
-from reparam.errors import CheckpointError
 
 __all__ = [  # with what commands take from here though it has files of its own
-    "epsilon_option", "family_option", "force_option", "is_checkpoint", "json_option",
-    "prefix_option", "print_error", "print_fusion", "print_json", "progress", "settings_option",
-    "size_of", "sizes_of", "stdout", "table", "tell_unused", "the_checkpoint",
+    "ending_text", "epsilon_option", "family_option", "fields_of", "force_option", "json_option",
+    "prefix_option", "print_error", "print_json", "progress", "settings_option",
+    "size_of", "sizes_of", "stdout", "table", "tell_unused",
 ]  # fmt: skip
-
-_ANYTHING = ".bin"  # an ending of many other files too
 
 
 def tell_unused(names: Iterable[str], why: str) -> list[str]:
@@ -39,13 +35,16 @@ def tell_unused(names: Iterable[str], why: str) -> list[str]:
         for parameter in context.command.params
         if parameter.name in set(names) and context.get_parameter_source(parameter.name) is typed
     ]
+    told = context.meta.setdefault("reparam.told", set())  # once, of several files
     for notice in notices:
-        click.echo(f"note: {notice}", err=True)
+        if notice not in told:
+            click.echo(f"note: {notice}", err=True)
+            told.add(notice)
     return notices
 
 
-def print_fusion(result: Any, verdict: str, notices: Sequence[str]) -> None:
-    """Print the JSON object of ``fuse --json``.
+def fields_of(result: Any, notices: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a fused checkpoint in the JSON object of ``fuse --json``.
 
     Args:
         result: a fusion, by the names of a checkpoint or by the methods of a network.
@@ -58,8 +57,20 @@ def print_fusion(result: Any, verdict: str, notices: Sequence[str]) -> None:
         "sha256": result.sha256,
         **result.report.to_json(),
     }
-    fields["notices"] = [*fields["notices"], *notices]
-    print_json("fuse", verdict, fields)
+    return {**fields, "notices": [*fields["notices"], *notices]}
+
+
+def ending_text(output: Path | None, dry_run: bool, beside: Path | None = None) -> str:
+    """Return the last line about a file: where the result is, or why there is none.
+
+    Args:
+        beside: a second file that belongs to the output.
+    """
+    if output is not None:
+        return f"wrote {output}{f' and {beside}' if beside is not None else ''}"
+    if dry_run:
+        return "dry run: nothing was written"
+    return "nothing to do, so nothing was written; -o writes the input under another name"
 
 
 force_option = click.option("--force", is_flag=True, help="Replace an existing output.")
@@ -101,39 +112,6 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(spelt.get(value.lower(), value))
     except (ValueError, SyntaxError):
         return name, value  # a word, such as relu
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether the name of ``path`` ends as checkpoints do."""
-    return path.name.endswith(ENDINGS)
-
-
-def the_checkpoint(given: Path | None) -> Path:
-    """Return the checkpoint named, or the only one in the folder.
-
-    A .pdema file counts where no .pdparams file stands beside it, a .bin file where there is no
-    other.
-
-    Raises:
-        CheckpointError: none was named and the folder holds none, or several.
-    """
-    if given is not None:
-        return given
-    try:
-        found = sorted(path for path in Path().iterdir() if is_checkpoint(path))
-    except OSError as error:
-        raise CheckpointError(
-            "no checkpoint was named, and this folder cannot be read", found=error.strerror or ""
-        ) from error
-    found = [p for p in found if p.suffix != ".pdema" or p.with_suffix(".pdparams") not in found]
-    found = [p for p in found if p.suffix != _ANYTHING] or found
-    if len(found) == 1:
-        return found[0]
-    raise CheckpointError(
-        "no checkpoint was named" + (", and there are several here" if found else ""),
-        found=", ".join(f"'{path}'" for path in found[:8]) or "no checkpoint in this folder",
-        hint="name one",
-    )
 
 
 def sizes_of(text: str | None) -> list[tuple[int, int]] | None:

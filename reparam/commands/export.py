@@ -14,7 +14,6 @@ from reparam.checkpoint import load_checkpoint
 from reparam.commands.common import (
     epsilon_option,
     force_option,
-    is_checkpoint,
     json_option,
     prefix_option,
     print_json,
@@ -22,9 +21,9 @@ from reparam.commands.common import (
     size_of,
     stdout,
     table,
-    the_checkpoint,
 )
 from reparam.commands.detector_options import DetectorChoice, detector_options
+from reparam.commands.inputs import INPUT, is_checkpoint, the_checkpoint
 from reparam.commands.model_options import Choice, model_options
 from reparam.exporter import Difference, ExportReport, Tensor, export_onnx
 
@@ -45,7 +44,7 @@ Example:
   reparam export ckpt.pdparams --onnx --fold-normalize
   reparam export ckpt.pdparams --paddle deploy.json"""
 )
-@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("checkpoint", required=False, type=INPUT)
 @click.option(
     "--onnx",
     "onnx",

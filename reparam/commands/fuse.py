@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,24 +10,26 @@ import click
 
 from reparam.checkpoint import FusionReport
 from reparam.checkpoint.files import PDPARAMS, SAFETENSORS
-from reparam.checkpoint.pipeline import Fusion, fuse
+from reparam.checkpoint.pipeline import Fusion, deploy_path, fuse
 from reparam.commands.common import (
+    ending_text,
     epsilon_option,
     family_option,
+    fields_of,
     force_option,
     json_option,
     prefix_option,
-    print_fusion,
     progress,
     size_of,
     stdout,
     table,
     tell_unused,
-    the_checkpoint,
 )
 from reparam.commands.fuse_onnx import FOR_GRAPHS, GraphChoice, fuse_graph_file, graph_options
+from reparam.commands.inputs import check_name_of, holds_models, models_of, the_checkpoint
 from reparam.commands.limit_options import limit_options
 from reparam.commands.model_options import WITHOUT_EFFECT, Choice, model_options
+from reparam.commands.outcome import Outcome, fuse_several
 from reparam.fusing import is_graph
 
 if TYPE_CHECKING:
@@ -43,15 +46,17 @@ Example:
   reparam fuse repvgg_a0.pth --epsilon 1e-5
   reparam fuse yolov6.pdparams --epsilon 1e-3 -o deploy.pdparams
   reparam fuse ppyoloe_s.pdparams --fold-bn --skip 'backbone.stages.3.*'
-  reparam fuse model.onnx"""
+  reparam fuse model.onnx
+  reparam fuse *.pdparams
+  reparam fuse checkpoints/ -o fused/"""
 )
-@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("checkpoints", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     help="Default: x.pdparams gives x.deploy.pdparams, x.pth x.deploy.safetensors, and x.onnx "
-    "x.deploy.onnx.",
+    "x.deploy.onnx. Of several files, a folder for all of them.",
 )
 @click.option(
     "--format",
@@ -83,9 +88,58 @@ Example:
 )
 @force_option
 @json_option
-def command(
-    checkpoint: Path | None,
+def command(checkpoints: tuple[Path, ...], output: Path | None, as_json: bool, **given: Any) -> int:
+    """Make every block of CHECKPOINTS one convolution, from names and arrays alone.
+
+    Needs no model code and no paddle. The input is not changed; everything outside blocks goes
+    over bit for bit. A manifest beside the output says what was done. Where there is nothing to
+    fuse, nothing is written.
+
+    A checkpoint may be an ONNX file of any network: then every part of its graph that is one
+    convolution becomes that convolution, each proved by itself, and the whole on onnxruntime. Or
+    a static Paddle program (.json or .pdmodel beside its .pdiparams), which is converted first.
+
+    Several files, or those in a folder, are fused one after the other, each with its own output.
+    """
+    paths = checkpoints or (the_checkpoint(None),)
+    if len(paths) == 1 and not holds_models(paths[0]):
+        _fuse(paths[0], output, **given).print(as_json)
+        return 0
+    files = [file for path in paths for file in models_of(path)]
+    targets = _targets(files, output, given["kind"])
+    return fuse_several(files, lambda path: _fuse(path, targets.get(path), **given), as_json)
+
+
+def _targets(files: Sequence[Path], output: Path | None, kind: str | None) -> dict[Path, Path]:
+    """Return the output of each file in the folder ``output``; nothing where none is given.
+
+    Raises:
+        UsageError: ``output`` is no folder, or two files would have one output.
+    """
+    if output is not None and not output.is_dir():
+        raise click.UsageError(f"-o {output} is no folder, and there are {len(files)} files")
+    default = {path: _default(path, kind) for path in files}
+    target = {path: output / name.name if output else name for path, name in default.items()}
+    first: dict[Path, Path] = {}  # --force would replace the output of one by that of the next
+    for path, name in target.items():
+        if first.setdefault(name, path) != path:
+            raise click.UsageError(f"'{first[name]}' and '{path}' would both become '{name}'")
+    return {} if output is None else target
+
+
+def _default(path: Path, kind: str | None) -> Path:
+    """Return the output of a file where none is named."""
+    if not is_graph(path):
+        return deploy_path(path, kind)
+    from reparam.graph.pipeline import deploy_path_of
+
+    return deploy_path_of(path)
+
+
+def _fuse(
+    path: Path,
     output: Path | None,
+    *,
     kind: str | None,
     epsilon: float | None,
     families: tuple[str, ...],
@@ -99,22 +153,12 @@ def command(
     dry_run: bool,
     strict: bool,
     force: bool,
-    as_json: bool,
-) -> None:
-    """Make every block of CHECKPOINT one convolution, from names and arrays alone.
-
-    Needs no model code and no paddle. The input is not changed; everything outside blocks goes
-    over bit for bit. A manifest beside the output says what was done.
-
-    CHECKPOINT may be an ONNX file of any network: then every part of its graph that is one
-    convolution becomes that convolution, each proved by itself, and the whole on onnxruntime. Or
-    a static Paddle program (.json or .pdmodel beside its .pdiparams), which is converted first.
-    """
-    path = the_checkpoint(checkpoint)
+) -> Outcome:
+    """Fuse one file: an ONNX file, by the network's own methods, or by the names of blocks."""
+    check_name_of(path)
     every: dict[str, Any] = {"strict": strict, "force": force, "dry_run": dry_run}
     if is_graph(path):
-        fuse_graph_file(path, output, graph, as_json, kind=kind, skip=skip, limits=limits, **every)
-        return
+        return fuse_graph_file(path, output, graph, kind=kind, skip=skip, limits=limits, **every)
     chosen = choice.of(path, prefix=prefix)
     options = {"prefix": prefix, "skip": skip, "format": kind, **every}
     unused = tell_unused(FOR_GRAPHS, "it is for ONNX files")
@@ -124,16 +168,19 @@ def command(
         notices = [*chosen.notices, *unused]
         notices += tell_unused(("fold_bn", "families"), WITHOUT_EFFECT)
         size = size_of(input_size)
-        fuse_own(path, chosen.own, output, as_json, notices, input_size=size, **options)
-        return
+        return fuse_own(path, chosen.own, output, notices, input_size=size, **options)
     why = "blocks are fused from their names and arrays"
     notices = [*chosen.notices, *unused, *tell_unused(("settings", "input_size"), why)]
     with progress(f"fusing {path}"):
         result = fuse(path, output, epsilon=epsilon, families=families, fold_bn=fold_bn, **options)
-    if as_json:
-        print_fusion(result, _verdict(result), notices)
-    else:
-        _print(result)
+    number = len(result.report.fused)
+    return Outcome(
+        verdict=_verdict(result),
+        done=f"{number} blocks fused" if number else _verdict(result),
+        output=result.output,
+        fields=fields_of(result, notices),
+        show=lambda: _print(result, dry_run),
+    )
 
 
 def _verdict(result: Fusion) -> str:
@@ -142,7 +189,7 @@ def _verdict(result: Fusion) -> str:
     return "already fused" if result.report.already else "nothing to fuse"
 
 
-def _print(result: Fusion) -> None:
+def _print(result: Fusion, dry_run: bool) -> None:
     console, report = stdout(), result.report
     families = ", ".join(dict.fromkeys(block.family for block in report.fused))
     of = f", blocks of {families}" if families else ""
@@ -163,8 +210,7 @@ def _print(result: Fusion) -> None:
         console.print(f"{_verdict(result)}")
     _print_evidence(report)
     _print_remarks(result)
-    where = f"wrote {result.output}" if result.output else "dry run: nothing was written"
-    console.print(where)
+    console.print(ending_text(result.output, dry_run))
 
 
 def _print_evidence(report: FusionReport) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from reparam.commands.common import print_json, progress, stdout, table, tell_unused
+from reparam.commands.common import ending_text, progress, stdout, table, tell_unused
+from reparam.commands.outcome import Outcome
 
 if TYPE_CHECKING:
     from reparam.commands.grid import Grid
@@ -90,13 +91,12 @@ def fuse_graph_file(
     path: Path,
     output: Path | None,
     graph: GraphChoice,
-    as_json: bool,
     *,
     kind: str | None,
     skip: tuple[str, ...],
     **options: Any,
-) -> None:
-    """Fuse an ONNX file and print what was done."""
+) -> Outcome:
+    """Fuse an ONNX file and return what there is to print."""
     if kind is not None:
         raise click.UsageError(f"--format {kind} is for checkpoints; '{path}' is an ONNX file")
     if skip:
@@ -106,6 +106,7 @@ def fuse_graph_file(
         )
     notices = tell_unused(FOR_CHECKPOINTS, "it is for checkpoints, and this is an ONNX file")
     from reparam.graph import guarded  # the graph package is of no use to checkpoints
+    from reparam.graph.reporting import to_json
 
     with progress(f"reading {path}") as tell:
         result = guarded.fuse(
@@ -115,16 +116,19 @@ def fuse_graph_file(
             **asdict(graph),
             **options,
         )
-    if as_json:
-        from reparam.graph.reporting import to_json
+    number = len(result.report.fused)
+    regions = "1 region" if number == 1 else f"{number:,} regions"
+    fields = to_json(result)
+    return Outcome(
+        verdict=result.verdict,
+        done=f"{regions} fused" if number else result.verdict,
+        output=result.output,
+        fields={**fields, "notices": [*fields["notices"], *notices]},
+        show=lambda: _print(result, options["dry_run"]),
+    )
 
-        fields = to_json(result)
-        print_json("fuse", result.verdict, {**fields, "notices": [*fields["notices"], *notices]})
-    else:
-        _print(result)
 
-
-def _print(result: GraphFusion) -> None:
+def _print(result: GraphFusion, dry_run: bool) -> None:
     from reparam.graph import reporting
 
     console, report = stdout(), result.report
@@ -148,11 +152,7 @@ def _print(result: GraphFusion) -> None:
     if result.output is not None:
         console.print(reporting.whole_text(result.whole))
     _print_remarks(result)
-    if result.output is None:
-        console.print("dry run: nothing was written, and nothing compared as a whole")
-        return
-    beside = f" and {result.data}" if result.data is not None else ""
-    console.print(f"wrote {result.output}{beside}")
+    console.print(ending_text(result.output, dry_run, result.data))
 
 
 def _regions(result: GraphFusion) -> Grid:

@@ -20,8 +20,8 @@ from reparam.commands.common import (
     progress,
     stdout,
     table,
-    the_checkpoint,
 )
+from reparam.commands.inputs import INPUT, the_checkpoint
 from reparam.commands.inspect_onnx import explain_graph_file, inspect_graph_file
 from reparam.commands.limit_options import limit_options
 
@@ -37,7 +37,7 @@ Example:
   reparam inspect model.onnx --why /stage1/block0/Add
   reparam inspect --families"""
 )
-@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("checkpoint", required=False, type=INPUT)
 @prefix_option
 @click.option(
     "--families", is_flag=True, help="List the families of blocks that are known, and nothing else."

@@ -18,10 +18,16 @@ from reparam.version import tool_version
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
 
-def print_json(command: str, verdict: str, fields: dict[str, Any]) -> None:
-    """Print the one JSON object of ``--json`` on stdout."""
+def print_json(
+    command: str, verdict: str, fields: dict[str, Any], *, schema: str | None = None
+) -> None:
+    """Print the one JSON object of ``--json`` on stdout.
+
+    Args:
+        schema: its name, where the command has more than one.
+    """
     head = {
-        "schema": f"reparam.{command}/1",
+        "schema": f"reparam.{schema or command}/1",
         "tool_version": tool_version(),
         "command": command,
         "verdict": verdict,
@@ -34,9 +40,27 @@ def print_error(error: ReparamError, as_json: bool) -> None:
     label = click.style("Error:", fg="red", bold=True) if _coloured() else "Error:"
     click.echo(f"{label} {error}", err=True)
     if as_json:
-        parts = {"what": error.what, "found": error.found, "why": error.why, "try": error.hint}
         head = {"schema": "reparam.error/1", "tool_version": tool_version(), "verdict": "error"}
-        click.echo(json.dumps({**head, "error": parts}))
+        click.echo(json.dumps({**head, "error": error_fields(error)}))
+
+
+def error_fields(error: ReparamError) -> dict[str, str]:
+    """Return an error as JSON has it."""
+    return {"what": error.what, "found": error.found, "why": error.why, "try": error.hint}
+
+
+def as_ours(error: Exception) -> ReparamError:
+    """Return an error that a command may end with as one of ours."""
+    if isinstance(error, ReparamError):
+        return error
+    if isinstance(error, click.ClickException):
+        ctx = getattr(error, "ctx", None)
+        path = ctx.command_path if ctx else "reparam"
+        return ReparamError(error.format_message().rstrip("."), hint=f"{path} --help")
+    if isinstance(error, OSError):  # outside of the files that commands read and write
+        where = f": '{error.filename}'" if error.filename else ""
+        return ReparamError(f"{error.strerror or error}{where}")
+    return ReparamError("there is not enough memory", found=str(error))
 
 
 def _coloured() -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.foreign_trials import METHOD
-from reparam.commands.common import print_fusion, progress, stdout, table
+from reparam.commands.common import ending_text, fields_of, progress, stdout, table
+from reparam.commands.outcome import Outcome
 from reparam.exporter.layer_fusing import LayerFusion, LayerReport, fuse_layers
 
 _LISTED = 8  # blocks in the table; what is printed does not grow with the network
@@ -18,11 +19,10 @@ def fuse_own(
     checkpoint: Path,
     model: ForeignModel,
     output: Path | None,
-    as_json: bool,
     notices: Sequence[str],
     **options: Any,
-) -> None:
-    """Convert, prove and write, then print the report.
+) -> Outcome:
+    """Convert, prove and write; return what there is to print.
 
     Args:
         notices: told already, and to be in the JSON as well.
@@ -30,10 +30,14 @@ def fuse_own(
     """
     with progress(f"converting {checkpoint} by the methods of {model.spec}"):
         result = fuse_layers(checkpoint, model, output, **options)
-    if as_json:
-        print_fusion(result, _verdict(result.report), notices)
-    else:
-        _print(result)
+    verdict, number = _verdict(result.report), len(result.report.fused)
+    return Outcome(
+        verdict=verdict,
+        done=f"{number} blocks converted" if number else verdict,
+        output=result.output,
+        fields=fields_of(result, notices),
+        show=lambda: _print(result, options["dry_run"]),
+    )
 
 
 def _verdict(report: LayerReport) -> str:
@@ -44,7 +48,7 @@ def _verdict(report: LayerReport) -> str:
     return "already fused" if report.already else "nothing to fuse"
 
 
-def _print(result: LayerFusion) -> None:
+def _print(result: LayerFusion, dry_run: bool) -> None:
     console, report = stdout(), result.report
     arguments = ", ".join(f"{name}={value}" for name, value in report.arguments.items())
     console.print(f"{result.source}: {report.architecture}({arguments})")
@@ -58,7 +62,7 @@ def _print(result: LayerFusion) -> None:
         console.print(f"left alone: {left.where or '(root)'}: {left.reason}")
     for notice in report.notices:
         console.print(f"note: {notice}")
-    console.print(f"wrote {result.output}" if result.output else "dry run: nothing was written")
+    console.print(ending_text(result.output, dry_run))
 
 
 def _print_blocks(report: LayerReport) -> None:

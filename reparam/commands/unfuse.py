@@ -11,6 +11,7 @@ from reparam.checkpoint.families.terms import PADDLE, TORCH
 from reparam.checkpoint.files import PDPARAMS, SAFETENSORS
 from reparam.checkpoint.unfusing.pipeline import Unfusion, unfuse
 from reparam.commands.common import (
+    ending_text,
     epsilon_option,
     family_option,
     force_option,
@@ -20,8 +21,8 @@ from reparam.commands.common import (
     progress,
     stdout,
     table,
-    the_checkpoint,
 )
+from reparam.commands.inputs import INPUT, the_checkpoint
 
 if TYPE_CHECKING:
     from reparam.checkpoint.unfusing.report import UnfusionReport
@@ -38,7 +39,7 @@ Example:
   reparam unfuse ppyoloe_s.deploy.pdparams --family RepVggBlock --with alpha
   reparam unfuse x.pdparams --family RepVGG --with '*.1:rbr_identity' --without rbr_identity"""
 )
-@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("checkpoint", required=False, type=INPUT)
 @click.option(
     "-o",
     "--output",
@@ -153,7 +154,7 @@ def command(
         }
         print_json("unfuse", _verdict(result.report), fields)
     else:
-        _print(result)
+        _print(result, dry_run)
 
 
 def _verdict(report: UnfusionReport) -> str:
@@ -162,7 +163,7 @@ def _verdict(report: UnfusionReport) -> str:
     return "already train-time" if report.already else "nothing to unfuse"
 
 
-def _print(result: Unfusion) -> None:
+def _print(result: Unfusion, dry_run: bool) -> None:
     console, report = stdout(), result.report
     console.print(f"{result.source}: {report.architecture or 'unknown architecture'}")
     if report.unfused:
@@ -183,8 +184,7 @@ def _print(result: Unfusion) -> None:
     if report.worst is not None:
         console.print(f"worst block '{report.worst.where}': {report.worst.certificate}")
     _print_remarks(report)
-    where = f"wrote {result.output}" if result.output else "dry run: nothing was written"
-    console.print(where)
+    console.print(ending_text(result.output, dry_run))
 
 
 def _blocks(report: UnfusionReport) -> Grid:

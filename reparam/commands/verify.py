@@ -19,8 +19,8 @@ from reparam.commands.common import (
     stdout,
     table,
     tell_unused,
-    the_checkpoint,
 )
+from reparam.commands.inputs import INPUT, the_checkpoint
 from reparam.commands.model_options import Choice, model_options
 from reparam.equivalence import Probing, Stage, Verification, verify
 from reparam.equivalence.probes import DEFAULT_SIZES
@@ -33,8 +33,8 @@ Example:
   reparam verify ckpt.pdparams ckpt.deploy.pdparams
   reparam verify ckpt.pdparams ckpt.onnx --input-size 224"""
 )
-@click.argument("original", required=False, type=click.Path(path_type=Path))
-@click.argument("candidate", required=False, type=click.Path(path_type=Path))
+@click.argument("original", required=False, type=INPUT)
+@click.argument("candidate", required=False, type=INPUT)
 @epsilon_option
 @family_option
 @prefix_option

@@ -15,18 +15,15 @@ from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.foreign_trials import Converted
 from reparam.adapters.paddle_models import Array
 from reparam.checkpoint import Checkpoint, Left, load_checkpoint
-from reparam.checkpoint.files import format_of, write_arrays
+from reparam.checkpoint.files import format_of
 from reparam.checkpoint.fusing import need_finite
-from reparam.checkpoint.manifest import manifest_of, manifest_path
-from reparam.checkpoint.pipeline import check_outputs, target_of
+from reparam.checkpoint.pipeline import check_outputs, target_of, write_with_manifest
 from reparam.equivalence.layer_proving import Proved, Wrong, prove
 from reparam.equivalence.layer_verification import LayerTruth
 from reparam.equivalence.probes import DEFAULT_SIZES, Probing
 from reparam.equivalence.records import DIFFERENT, UNDECIDABLE, BlockResult, Stage
 from reparam.errors import NotEquivalentError, NotFusibleError, UnsupportedModelError
 from reparam.exporter.networks import source_notices
-from reparam.files import whole_group
-from reparam.version import tool_version
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,10 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class LayerFusion:
-    """A converted checkpoint: where it came from, where it is (None in a dry run), the report."""
+    """A converted checkpoint: where it came from, where it is, the report.
+
+    ``output`` is None where nothing was written: in a dry run, or with nothing to convert.
+    """
 
     source: Path
     source_sha256: str
@@ -97,7 +97,8 @@ def fuse_layers(
     """Convert a checkpoint by its own network's methods, prove it, and write the deploy form.
 
     The network runs on a copy. A block whose conversion cannot be compared with what it was is
-    left as it is; one that computes something else ends it all, and nothing is written.
+    left as it is; one that computes something else ends it all, and nothing is written. Where
+    there is nothing to convert, nothing is written unless ``output`` names a file.
 
     Args:
         output: ``x.deploy.pdparams`` beside ``x.pdparams`` by default; its ending is the format.
@@ -115,8 +116,8 @@ def fuse_layers(
     """
     source = Path(source)
     target = target_of(source, None if output is None else Path(output), format)
-    kind = format_of(target)
-    if not dry_run:
+    format_of(target)  # a name without a format is refused before anything is read
+    if not dry_run and output is not None:
         check_outputs(source, target, force)
     checkpoint = load_checkpoint(source, prefix=prefix)
     need_finite(checkpoint.arrays)
@@ -127,14 +128,18 @@ def fuse_layers(
     report = replace(report, carried=_carried(checkpoint, arrays), notices=notices)
     if strict:
         _need_all(source, report)
-    if dry_run:
+    if dry_run or (output is None and not report.fused):
         return LayerFusion(source, checkpoint.sha256, None, "", report)
-    metadata = {**checkpoint.metadata, "reparam.source_sha256": checkpoint.sha256}
-    with whole_group(target, manifest_path(target), force=force) as (weights, note):
-        names = {key: name for key, name in checkpoint.names.items() if key in arrays}
-        sha256 = write_arrays(weights, kind, arrays.items(), names=names, metadata=metadata)
-        text = manifest_of(checkpoint, target, sha256, report, tool_version())
-        note.write_text(text, encoding="utf-8")
+    check_outputs(source, target, force)
+    sha256, _ = write_with_manifest(
+        arrays.items(),
+        lambda: report,
+        checkpoint,
+        target,
+        names={key: name for key, name in checkpoint.names.items() if key in arrays},
+        force=force,
+        changes=bool(report.fused),
+    )
     return LayerFusion(source, checkpoint.sha256, target, sha256, report)
 
 

@@ -55,6 +55,7 @@ class Opened:
         bytes: of the file and its data files.
         data_files: that hold weights of it.
         overridable: initializers that are inputs too, so that a caller may set them.
+        baked: those that were, and are constants now.
         notices: what a user should know of it, a sentence each.
         hash: of the file.
     """
@@ -64,6 +65,7 @@ class Opened:
     bytes: int
     data_files: tuple[Path, ...]
     overridable: tuple[str, ...]
+    baked: tuple[str, ...]
     notices: tuple[str, ...]
     hash: FileHash = field(repr=False)
 
@@ -166,6 +168,7 @@ def _open(path: Path, pages: mmap.mmap, bake_inputs: bool) -> Opened:
     if check_names(light):
         notices.append("the nodes were in an order that ONNX does not allow, and were sorted")
     overridable = _overridable(light)
+    baked = overridable if bake_inputs else ()
     if bake_inputs:
         _bake(light, set(overridable))
         overridable = ()
@@ -182,6 +185,7 @@ def _open(path: Path, pages: mmap.mmap, bake_inputs: bool) -> Opened:
         bytes=size + files.size,
         data_files=files.paths,
         overridable=overridable,
+        baked=baked,
         notices=tuple(notices),
         hash=digest,
     )

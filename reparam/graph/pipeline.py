@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reparam.errors import GraphError, NotEquivalentError, NotFusibleError, OutputError
-from reparam.files import check_output, sha256_of
+from reparam.files import check_output, deploy_stem, sha256_of, whole_file
 from reparam.graph.files import Opened, data_of, save_model
 from reparam.graph.files_writing import Written
 from reparam.graph.fusing import fuse_graph
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _DRY = Whole(NOT_RUN, reason="nothing was written")
+_COPIED = Whole(NOT_RUN, reason="nothing was changed")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class GraphFusion:
     Attributes:
         source: the file it came from.
         source_sha256: of that file.
-        output: where it is; None in a dry run.
+        output: where it is; None where nothing was written: in a dry run, and where there was
+            nothing to fuse.
         sha256: of it.
         data: the file beside it that has its weights, if there is one.
         report: what was done.
@@ -60,11 +63,7 @@ class GraphFusion:
         """
         if self.report.fused:
             return "fused"
-        before, after = (
-            {name: number for name, number in counts.items() if name != "Constant"}
-            for counts in (self.report.ops_before, self.report.ops_after)
-        )
-        if before != after:
+        if _is_simplified(self.report):
             return "simplified"
         return "already fused" if self.before else "nothing to fuse"
 
@@ -78,8 +77,9 @@ class _Checked:
 
 def deploy_path_of(source: Path) -> Path:
     """Return where the fused form goes by default: x.onnx, x.json and the like: x.deploy.onnx."""
-    stem = source.stem if source.suffix in (ONNX, *STATIC) else source.name
-    return source.with_name(f"{stem}.deploy{ONNX}")
+    source = source if source.name else source.absolute()  # "." is a folder with a program
+    stem = source.stem if source.suffix in (ONNX, *STATIC) else source.name or "program"
+    return source.parent / f"{deploy_stem(stem)}{ONNX}"
 
 
 def fuse_onnx(
@@ -102,6 +102,9 @@ def fuse_onnx(
 
     Every region is proved by itself, in float64; then the file that was written is compared with
     the source as a whole, on onnxruntime, before it gets its name. The source is not changed.
+
+    Where there is nothing to fuse, nothing is written, unless ``output`` names a file: that holds
+    what the source holds, byte for byte if that is one ONNX file.
 
     Args:
         source: an ONNX file, with any network in it; or a static Paddle program (``.json`` or
@@ -150,14 +153,39 @@ def fuse_onnx(
         hint = ("--bake-inputs takes them for constants",) if opened.overridable else ()
         notices = (*origin.notices, *opened.notices, *hint, *report.notices)
         sha256 = origin.sha256 or opened.sha256
-        if dry_run:
+        changes = bool(report.fused or wanted or opened.baked) or _is_simplified(report)
+        if dry_run or (output is None and not changes):
             return GraphFusion(source, sha256, None, "", None, report, _DRY, before, notices)
+        if not changes:
+            made, data = _copied(origin, opened, target, force)
+            return GraphFusion(source, sha256, target, made, data, report, _COPIED, before, notices)
         _stamp(opened, origin, before + len(report.fused))
         tell(f"writing {target} and comparing it with {source}")
         with origin.reference(bake_inputs, options.normalize) as reference:
             written, whole = _written(opened, source, reference, target, force)
     data = data_of(target) if written.data_bytes else None
     return GraphFusion(source, sha256, target, written.sha256, data, report, whole, before, notices)
+
+
+def _is_simplified(report: GraphReport) -> bool:
+    """Whether a graph has other nodes than before; a Constant counts as the weight that it is."""
+    before, after = (
+        {name: number for name, number in counts.items() if name != "Constant"}
+        for counts in (report.ops_before, report.ops_after)
+    )
+    return before != after
+
+
+def _copied(origin: Origin, opened: Opened, target: Path, force: bool) -> tuple[str, Path | None]:
+    """Write what the source holds under another name; return its SHA-256 and its weights' file."""
+    if origin.path != origin.source or opened.data_files:  # a name inside it tells where they are
+        written = save_model(origin.opened(False).model, target, force=force)
+        return written.sha256, data_of(target) if written.data_bytes else None
+    with whole_file(target, force) as draft:
+        shutil.copyfile(origin.path, draft)
+        if sha256_of(draft) != opened.sha256:
+            raise GraphError(f"'{origin.path}' changed while it was being read")
+    return opened.sha256, None
 
 
 def _check_target(source: Path, target: Path, force: bool) -> None:

@@ -28,9 +28,9 @@ def repvgg(shape: Any = CLOSED, **options: Any) -> onnx.ModelProto:
     return g.model()
 
 
-def nothing(shape: Any = CLOSED) -> onnx.ModelProto:
+def nothing(shape: Any = CLOSED, **options: Any) -> onnx.ModelProto:
     """Return a network in which nothing can be fused."""
-    g = GraphBuilder()
+    g = GraphBuilder(**options)
     g.output(g.relu(g.conv(g.relu(g.conv(g.input("x", shape), 8, 3, padding=1)), 8, 1)))
     return g.model()
 

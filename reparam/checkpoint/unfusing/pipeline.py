@@ -14,21 +14,28 @@ from reparam.checkpoint.files import PDPARAMS, TORCH, Checkpoint, format_of, loa
 from reparam.checkpoint.manifest import source_of, wanted_of
 from reparam.checkpoint.notices import listing
 from reparam.checkpoint.opening import check_input
-from reparam.checkpoint.pipeline import check_outputs, deploy_path, target_of, write_with_manifest
+from reparam.checkpoint.pipeline import (
+    check_outputs,
+    path_beside,
+    target_of,
+    write_with_manifest,
+)
 from reparam.checkpoint.plan import SKIPPED
 from reparam.checkpoint.unfusing.arrays import Unfusing
 from reparam.checkpoint.unfusing.network import Asked
 from reparam.checkpoint.unfusing.outlines import Wishes
 from reparam.checkpoint.unfusing.report import UnfusionReport
 from reparam.errors import CheckpointError, NotFusibleError, UnsupportedModelError
+from reparam.files import train_stem
 
 _SPELLINGS = {PDPARAMS: PADDLE, TORCH: TORCH_NAMES}  # what else a format tells
 
 
 @dataclass(frozen=True)
 class Unfusion:
-    """A train-time checkpoint: where it came from, where it is (None in a dry run), what was done.
+    """A train-time checkpoint: where it came from, where it is, what was done.
 
+    ``output`` is None where nothing was written: in a dry run, or with nothing to unfuse.
     ``original`` is the checkpoint that the source was fused from, where it is still there.
     """
 
@@ -52,9 +59,7 @@ class _Network:
 
 def train_path(source: Path, kind: str | None = None) -> Path:
     """Return where the train-time form goes by default: x.deploy.pdparams, x.train.pdparams."""
-    deploy = deploy_path(source, kind)
-    stem, _, ending = deploy.name.rpartition(".deploy.")
-    return source.with_name(f"{stem.removesuffix('.deploy')}.train.{ending}")
+    return path_beside(source, kind, train_stem)
 
 
 def unfuse(
@@ -79,8 +84,8 @@ def unfuse(
 
     The result is equivalent in function and loads into the train-time network; the original
     weights cannot be had back. The first kernel of each block holds the whole convolution, the
-    other branches are zero, the BatchNorms change nothing. A checkpoint in train-time form
-    already is written as it is, unless ``strict``.
+    other branches are zero, the BatchNorms change nothing. Where there is nothing to unfuse,
+    nothing is written, unless ``output`` names a file: that holds what the source holds.
 
     Args:
         output: ``train_path(source)`` by default; its ending chooses the format.
@@ -111,10 +116,10 @@ def unfuse(
         raise UnsupportedModelError(
             f"cannot unfuse '{source}'", found="an ONNX file; needed: a checkpoint"
         )
+    check_input(source)
     target = target_of(source, None if output is None else Path(output), format, train_path)
     format_of(target)  # a name without a format is refused before anything is read
-    check_input(source)
-    if not dry_run:
+    if not dry_run and output is not None:
         check_outputs(source, target, force)
     checkpoint = load_checkpoint(source, prefix=prefix)
     network = _network_of(checkpoint, like)
@@ -133,7 +138,7 @@ def unfuse(
     )
     if strict:
         _need_all_unfused(source, unfusing)
-    if dry_run:
+    if dry_run or (output is None and not unfusing.plan.targets):
         for _ in unfusing:
             checkpoint.forget_pages()
         report = _reported(unfusing, checkpoint, network)
@@ -145,6 +150,7 @@ def _written(
     unfusing: Unfusing, checkpoint: Checkpoint, network: _Network, target: Path, force: bool
 ) -> Unfusion:
     """Write the train-time form as it is made, then its manifest; both appear, or neither."""
+    check_outputs(checkpoint.path, target, force)
     sha256, report = write_with_manifest(
         unfusing,
         lambda: _reported(unfusing, checkpoint, network),
@@ -154,6 +160,7 @@ def _written(
             checkpoint.names, network.checkpoint.names if network.checkpoint else {}
         ),
         force=force,
+        changes=bool(unfusing.plan.targets),
     )
     source = checkpoint.path
     return Unfusion(source, checkpoint.sha256, target, sha256, report, network.original)
