@@ -12,6 +12,7 @@ from reparam.checkpoint.windows import Shapes
 from reparam.errors import CheckpointError
 
 _LISTED = 3
+_KEPT = 10_000  # names in the cache, at least
 _TWO = 2
 
 
@@ -36,6 +37,7 @@ class Names:
     def __init__(self, shapes: Shapes) -> None:
         self.sorted = sorted(shapes)
         self.cache: dict[str, frozenset[str]] = {}
+        self.room = _KEPT + 4 * len(self.sorted)
 
     def under(self, prefix: str) -> frozenset[str]:
         """Return what follows ``prefix`` in the names that begin with it."""
@@ -44,6 +46,10 @@ class Names:
             start = bisect_left(self.sorted, prefix)
             end = bisect_left(self.sorted, prefix + "\U0010ffff")
             found = frozenset(name[len(prefix) :] for name in self.sorted[start:end])
+            self.room -= len(found)
+            if self.room < 0:  # prefixes within prefixes: each has all the names of those within
+                self.cache.clear()
+                self.room = _KEPT + 4 * len(self.sorted)
             self.cache[prefix] = found
         return found
 

@@ -20,7 +20,7 @@ from reparam.checkpoint.safetensors_files import is_safetensors, read_safetensor
 from reparam.checkpoint.safetensors_writer import write_safetensors
 from reparam.checkpoint.selection import find_weights
 from reparam.checkpoint.siblings import averaging_notices
-from reparam.checkpoint.stored_forms import from_uint16, is_floating
+from reparam.checkpoint.stored_forms import from_uint16, is_floating, name_of
 from reparam.checkpoint.torch_archive import ZIP, read_archive
 from reparam.checkpoint.torch_legacy import MAGIC, read_legacy
 from reparam.errors import CheckpointError, OptimizerStateError, UnsupportedModelError
@@ -31,6 +31,7 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 PDPARAMS, SAFETENSORS = "pdparams", "safetensors"
 TORCH = "torch"  # read, never written: .pth, .pt, .ckpt, .bin
 _ENDINGS = {"pdparams": PDPARAMS, "pdema": PDPARAMS, "safetensors": SAFETENSORS}
+_KEPT = 4 << 20  # bytes; forgetting after every array takes longer than reading small ones
 _MOST_SHARING = 16  # how often a file may name the same bytes, on average
 _OTHER_FORMATS = {
     b"PK\x05\x06": "an empty zip file",
@@ -69,6 +70,18 @@ class Checkpoint:
         """Give back the memory that reading arrays took; they are read again when used again."""
         if self.pages is not None and hasattr(mmap, "MADV_DONTNEED"):
             self.pages.madvise(mmap.MADV_DONTNEED)
+
+    def in_passing(
+        self, arrays: Iterable[tuple[str, np.ndarray[Any, Any]]]
+    ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+        """Yield ``arrays``, made of those of the file, and forget now and then what was read."""
+        passed = 0
+        for key, array in arrays:
+            yield key, array
+            passed += array.nbytes
+            if passed >= _KEPT:
+                self.forget_pages()
+                passed = 0
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -189,7 +202,7 @@ def _without_uint16(
     arrays: Iterable[tuple[str, np.ndarray[Any, Any]]],
 ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     for key, array in arrays:
-        if array.dtype.name == "uint16":
+        if name_of(array.dtype) == "uint16":
             raise CheckpointError(
                 f"cannot write '{key}' to a .{PDPARAMS} file",
                 found="values of type uint16",

@@ -17,6 +17,7 @@ from reparam.checkpoint.notices import listing, notices_of
 from reparam.checkpoint.plan import plan_of
 from reparam.checkpoint.report import FusedBlock, FusionReport
 from reparam.checkpoint.rows import FusedArrays, fuse_rows
+from reparam.checkpoint.stored_forms import name_of
 from reparam.checkpoint.trees import norm_of
 from reparam.conv.bounds import UNIT_ROUNDOFF
 from reparam.errors import CheckpointError, ReparamError
@@ -187,7 +188,7 @@ def _ways_out(match: BlockMatch) -> str:
 
 
 def _need_dtype(match: BlockMatch, dtype: np.dtype[Any]) -> None:
-    if dtype.name not in UNIT_ROUNDOFF:
+    if name_of(dtype) not in UNIT_ROUNDOFF:
         raise CheckpointError(
             f"block '{match.where}' has weights of {dtype.name}",
             found="needed: float32, float16, bfloat16 or float64",
@@ -227,7 +228,7 @@ def _same(match: BlockMatch, arrays: Mapping[str, np.ndarray[Any, Any]], made: F
         old = arrays.get(key)
         if old is None or old.shape != value.shape:
             return False
-        slack = 64 * UNIT_ROUNDOFF[value.dtype.name] * max(float(np.abs(value).max()), 1e-30)
+        slack = 64 * UNIT_ROUNDOFF[name_of(value.dtype)] * max(float(np.abs(value).max()), 1e-30)
         if not np.allclose(old.astype(np.float64), value.astype(np.float64), rtol=0, atol=slack):
             return False
     return True

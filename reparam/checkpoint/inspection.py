@@ -13,9 +13,10 @@ import numpy as np
 from reparam.architectures import recognise
 from reparam.checkpoint.blocks import find_blocks
 from reparam.checkpoint.files import Checkpoint, load_checkpoint
+from reparam.checkpoint.finite import is_finite
 from reparam.checkpoint.layouts import Layout
 from reparam.checkpoint.roles import QUANTISED, without_quantisers
-from reparam.checkpoint.stored_forms import is_floating
+from reparam.checkpoint.stored_forms import name_of
 from reparam.detection.known import detector_of
 
 _STATISTICS = ("_mean", "_variance", "running_mean", "running_var", "num_batches_tracked")
@@ -97,7 +98,7 @@ def inspect(path: str | Path, *, prefix: str | None = None) -> Inspection:
         layout=checkpoint.layout,
         arrays=len(arrays),
         parameters=sum(int(size) for size in learned),
-        dtypes=dict(Counter(array.dtype.name for array in arrays.values())),
+        dtypes=dict(Counter(name_of(array.dtype) for array in arrays.values())),
         architecture=known.name if known else None,
         form=known.form if known else _form(blocks),
         detector=detector.title if detector else None,
@@ -150,15 +151,10 @@ def _mismatched(known: Any) -> tuple[str, ...]:
 
 
 def _not_finite(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield the keys of arrays with NaN or infinity, and keep no more than one array in memory."""
-    for key, array in checkpoint.arrays.items():
-        if not _finite(array):
+    """Yield the keys of arrays with NaN or infinity, and keep few of them in memory."""
+    for key, array in checkpoint.in_passing(checkpoint.arrays.items()):
+        if not is_finite(array):
             yield key
-        checkpoint.forget_pages()
-
-
-def _finite(array: np.ndarray[Any, Any]) -> bool:
-    return not is_floating(array.dtype) or bool(np.isfinite(array).all())
 
 
 def _untrained(arrays: Mapping[str, np.ndarray[Any, Any]]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reparam.checkpoint.files import Checkpoint
+from reparam.checkpoint.opening import mapped
 from reparam.errors import CheckpointError
 from reparam.files import sha256_of
 
@@ -52,19 +53,19 @@ def source_of(checkpoint: Checkpoint) -> tuple[Path, float | None, tuple[str, ..
     """
     path = manifest_path(checkpoint.path)
     what = f"'{checkpoint.path}' is in deploy form and its source is not known"
-    try:
-        note: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        source = checkpoint.path.parent / str(note["source"])
-        expected = str(note["source_sha256"])
-        own, epsilon = str(note["sha256"]), note["report"]["epsilon"]
-        families = tuple(map(str, note["report"].get("families", ())))
-    except FileNotFoundError as error:
+    if not os.path.lexists(path):
         raise CheckpointError(
             what,
             found=f"no manifest '{path.name}' beside it",
             hint="name both: reparam verify ORIGINAL FUSED",
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        )
+    try:
+        note = _read(path)
+        source = checkpoint.path.parent / str(note["source"])
+        expected = str(note["source_sha256"])
+        own, epsilon = str(note["sha256"]), note["report"]["epsilon"]
+        families = tuple(map(str, note["report"].get("families", ())))
+    except (CheckpointError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(what, found=f"'{path}' is not a manifest: {error}") from error
     if own != checkpoint.sha256:
         raise CheckpointError(what, found=f"'{path.name}' is the manifest of another file")
@@ -77,11 +78,16 @@ def source_of(checkpoint: Checkpoint) -> tuple[Path, float | None, tuple[str, ..
     return source, epsilon, families
 
 
+def _read(path: Path) -> dict[str, Any]:
+    with mapped(path) as text:
+        note: dict[str, Any] = json.loads(text[:].decode())
+    return note
+
+
 def wanted_of(checkpoint: Checkpoint) -> str | None:
     """Return which part of its source ``checkpoint`` was fused from: what ``--prefix`` said.
 
     To be asked after :func:`source_of`, which checks the manifest.
     """
-    note = json.loads(manifest_path(checkpoint.path).read_text(encoding="utf-8"))
-    wanted = note.get("layout", {}).get("wanted")
+    wanted = _read(manifest_path(checkpoint.path)).get("layout", {}).get("wanted")
     return wanted if isinstance(wanted, str) else None

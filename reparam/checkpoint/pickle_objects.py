@@ -17,6 +17,8 @@ import numpy as np
 from reparam.errors import UnsafeCheckpointError
 
 LONGEST_NAME = 256
+_LARGEST_KEY = (1 << 61) - 1  # CPython hashes numbers modulo this prime
+_SHOWN = 40  # characters
 _CODE = re.compile(r"[fiub]\d\d?")  # float, signed, unsigned, bool: what weights are made of
 _MOST_AXES = 32  # of an array, in NumPy 1
 
@@ -35,11 +37,22 @@ class Record:
     """An object that was saved with the weights and is none: its contents are dropped."""
 
 
+class TupleKey:
+    """A tuple as a key; never a weight's, so it is kept apart and not compared."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __str__(self) -> str:
+        return f"a tuple of {self.size}"
+
+
 class ArrayToCome:
     """An array whose shape, dtype and bytes the next BUILD brings, and where it is remembered."""
 
     def __init__(self) -> None:
         self.places: list[int] = []
+        self.completed = False
 
 
 @dataclass
@@ -48,11 +61,36 @@ class DtypeToCome:
 
 
 def named_pairs(items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield keys and values; a key may be a name, a number or a tuple.
+
+    Keys whose hashes a file can choose would be made to collide, so that every key is compared
+    with all before it. Text hashes unpredictably; of numbers, only those that hash to themselves
+    are accepted; tuples are replaced.
+    """
     for key, value in items:
-        flat = key if isinstance(key, tuple) else (key,)  # hashing deep ones exhausts the C stack
-        if not all(isinstance(part, str | int | float | Name | None) for part in flat):
+        if isinstance(key, tuple):
+            yield TupleKey(len(key)), value
+        elif isinstance(key, int | float):
+            if not -_LARGEST_KEY < key < _LARGEST_KEY:  # NaN is refused here, too
+                raise ValueError("a dict with keys that are no names")
+            yield key, value
+        elif key is None or isinstance(key, str | Name):
+            yield key, value
+        else:
             raise ValueError("a dict with keys that are no names")
-        yield key, value
+
+
+def shown(value: Any) -> str:
+    """Return a few characters for an object of the file in a message.
+
+    Only text and numbers are shown as they are: the ``repr`` of a small file's list can be larger
+    than memory, or deeper than the stack.
+    """
+    if isinstance(value, str):
+        return repr(value[:_SHOWN])
+    if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < _LARGEST_KEY):
+        return repr(value)
+    return f"a value of type {type(value).__name__}"
 
 
 def array_of(shape: Any, dtype: Any, fortran: bool, raw: Any) -> np.ndarray[Any, Any]:

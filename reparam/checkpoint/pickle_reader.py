@@ -144,7 +144,10 @@ class _Machine:
             raise ValueError("the same contents are copied over and over")
 
     def complete(self, holder: ArrayToCome, array: np.ndarray[Any, Any]) -> None:
-        """Put ``array`` where ``holder`` stands."""
+        """Put ``array`` where ``holder`` stands, once: a loop over its places is no loop in one."""
+        if holder.completed:
+            raise ValueError("an array that is given its contents twice")
+        holder.completed = True
         self.stack[-1] = array
         for index in holder.places:
             self.memo[index] = array
@@ -223,7 +226,7 @@ def _set_item(m: _Machine) -> None:
 def _name(m: _Machine, module: Any, attribute: Any) -> None:
     if not isinstance(module, str) or not isinstance(attribute, str):
         raise ValueError("a function whose name is no text")
-    path = f"{module}.{attribute}"[:LONGEST_NAME]
+    path = f"{module[:LONGEST_NAME]}.{attribute[:LONGEST_NAME]}"[:LONGEST_NAME]
     if not (path in m.words.calls or path in m.words.constants or is_record(path)):
         refuse_name(path, m.words.loads)
     m.push(Name(path))

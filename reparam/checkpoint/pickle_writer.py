@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from reparam.checkpoint.hashing import Writable
-from reparam.checkpoint.stored_forms import BFLOAT16, NAME_TABLE
+from reparam.checkpoint.stored_forms import BFLOAT16, NAME_TABLE, name_of
 
 _RECONSTRUCT, _NDARRAY, _DTYPE = b"\x00", b"\x01", b"\x02"  # places in the memo
 _PREAMBLE = (
@@ -47,7 +47,7 @@ def write_pickle(
 
 def _write_array(stream: Writable, array: np.ndarray[Any, Any]) -> None:
     contents = np.ascontiguousarray(array).reshape(array.shape)
-    if contents.dtype.name == BFLOAT16:
+    if name_of(contents.dtype) == BFLOAT16:
         contents = contents.view(np.uint16)
     empty = b"K\x00\x85" + b"C\x01b\x87"  # (0,), b"b": NumPy's placeholder before the state
     stream.write(b"h" + _RECONSTRUCT + b"h" + _NDARRAY + empty + b"R")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -119,7 +119,7 @@ def fuse(
             found="an ONNX file; needed: a checkpoint",
             hint="reparam export CHECKPOINT --onnx fuses and exports in one go",
         )
-    check_input(source)
+    check_input(source)  # a folder has no name to make another of
     target = target_of(source, None if output is None else Path(output), format)
     format_of(target)  # a name without a format is refused before anything is read
     if not dry_run and output is not None:
@@ -132,8 +132,8 @@ def fuse(
         _need_all_fused(source, fusing.plan)
     changes = bool(fusing.plan.matches)
     if dry_run or (output is None and not changes):
-        for _ in fusing:
-            checkpoint.forget_pages()
+        for _ in checkpoint.in_passing(fusing):
+            pass
         report = _reported(fusing, checkpoint, format_of(target))
         return Fusion(source, checkpoint.sha256, None, "", report)
     check_outputs(source, target, force)
@@ -175,14 +175,14 @@ def write_with_manifest(
     kind = format_of(target)
     with whole_group(target, manifest_path(target), force=force) as (weights, note):
         if not changes and kind == checkpoint.format and checkpoint.layout == Layout():
-            for _ in _one_by_one(arrays, checkpoint):  # which finds what is not finite
+            for _ in checkpoint.in_passing(arrays):  # which finds what is not finite
                 pass
             sha256 = _copy(checkpoint, weights)
         else:
             sha256 = write_arrays(
                 weights,
                 kind,
-                _one_by_one(arrays, checkpoint),
+                checkpoint.in_passing(arrays),
                 names=names,
                 metadata=_metadata(checkpoint) if kind == SAFETENSORS else None,
             )
@@ -207,15 +207,6 @@ def _reported(fusing: Fusing, checkpoint: Checkpoint, kind: str) -> FusionReport
     if kind == PDPARAMS and (torch or checkpoint.format == TORCH):
         notices += (_NAMES_OF_TORCH,)
     return replace(report, notices=notices)
-
-
-def _one_by_one(
-    arrays: Iterable[tuple[str, np.ndarray[Any, Any]]], checkpoint: Checkpoint
-) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    """Yield what is to be written, and forget what was read for it once it is."""
-    for key, array in arrays:
-        yield key, array
-        checkpoint.forget_pages()
 
 
 def target_of(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from reparam.checkpoint.hashing import Writable
+from reparam.checkpoint.stored_forms import name_of
 from reparam.errors import CheckpointError
 
 _DTYPES = {
@@ -41,13 +42,14 @@ def write_safetensors(
     for key in order:
         array, start = arrays[key], end
         end += array.nbytes
-        if array.dtype.name not in _DTYPES:
+        code = _DTYPES.get(name_of(array.dtype))
+        if code is None:
             raise CheckpointError(
                 f"cannot write '{key}'",
                 found=f"values of type {array.dtype}, which .safetensors does not have",
             )
         header[key] = {
-            "dtype": _DTYPES[array.dtype.name],
+            "dtype": code,
             "shape": array.shape,
             "data_offsets": (start, end),
         }
@@ -56,6 +58,8 @@ def write_safetensors(
     stream.write(struct.pack("<Q", len(text)) + text)
     for key in order:
         array = np.ascontiguousarray(arrays[key])
+        if not array.size:
+            continue
         if array.dtype.byteorder == ">":
             array = array.astype(array.dtype.newbyteorder("<"))
         stream.write(array.reshape(-1).view(np.uint8).data)

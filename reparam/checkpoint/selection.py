@@ -41,6 +41,8 @@ from reparam.checkpoint.stored_forms import (
 )
 from reparam.errors import CheckpointError, OptimizerStateError, PartError
 
+_LONGEST_NAME = 1000  # characters; the longest in the field have about 100
+
 
 @dataclass(frozen=True)
 class Selected:
@@ -214,6 +216,11 @@ def _weights(node: Mapping[Any, Any]) -> tuple[Arrays, dict[str, str], tuple[str
             )  # fmt: skip
         if array is not None and not isinstance(key, str):
             raise CheckpointError("a weight has a name that is no text", found=f"'{key}'")
+        if array is not None and len(key) > _LONGEST_NAME:
+            raise CheckpointError(
+                "a weight has a name that is too long",
+                found=f"'{key[:80]}...', {len(key):,} characters; at most {_LONGEST_NAME:,}",
+            )
         if array is not None:
             arrays[key] = array
             if isinstance(item, tuple):

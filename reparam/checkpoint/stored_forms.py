@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -37,9 +38,15 @@ def bfloat16() -> np.dtype[Any]:
     return dtype
 
 
+@lru_cache
+def name_of(dtype: np.dtype[Any]) -> str:
+    """Return ``dtype.name``, which NumPy puts together each time it is asked."""
+    return str(dtype.name)
+
+
 def is_floating(dtype: np.dtype[Any]) -> bool:
     """Return whether ``dtype`` is one that weights are trained in; NumPy's kind does not say."""
-    return dtype.kind == "f" or dtype.name == BFLOAT16
+    return dtype.kind == "f" or name_of(dtype) == BFLOAT16
 
 
 def stored_array(item: Any) -> np.ndarray[Any, Any] | None:
@@ -58,7 +65,7 @@ def from_uint16(arrays: Arrays) -> tuple[Arrays, int]:
     Paddle has no parameters of uint16: NumPy lacks bfloat16, so Paddle writes its bits under that
     name. Views, no copies.
     """
-    stored = {key: array for key, array in arrays.items() if array.dtype.name == "uint16"}
+    stored = {key: array for key, array in arrays.items() if name_of(array.dtype) == "uint16"}
     if not stored:
         return arrays, 0
     dtype = bfloat16()

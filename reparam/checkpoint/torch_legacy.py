@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reparam.checkpoint.pickle_objects import ARRAYS
+from reparam.checkpoint.pickle_objects import ARRAYS, shown
 from reparam.checkpoint.pickle_reader import unpickled
 from reparam.checkpoint.torch_objects import vocabulary
 from reparam.errors import CheckpointError
@@ -32,9 +32,9 @@ def read_legacy(buffer: memoryview) -> Any:
     _, start = unpickled(buffer, ARRAYS)  # the magic number
     protocol, start = unpickled(buffer, ARRAYS, start)
     machine, start = unpickled(buffer, ARRAYS, start)
-    if protocol != _PROTOCOL or not isinstance(machine, dict):
+    if not isinstance(protocol, int) or protocol != _PROTOCOL or not isinstance(machine, dict):
         raise CheckpointError(
-            "a file of torch.save in a form that is not known", found=f"protocol {protocol!r:.40}"
+            "a file of torch.save in a form that is not known", found=f"protocol {shown(protocol)}"
         )
     if machine.get("little_endian") is not True:
         raise CheckpointError("the file has the byte order of another machine")

@@ -23,6 +23,7 @@ from reparam.checkpoint.pickle_objects import (
     Record,
     Vocabulary,
     as_tuple,
+    shown,
 )
 from reparam.checkpoint.stored_forms import BFLOAT16, Unreadable, bfloat16
 from reparam.errors import CheckpointError
@@ -110,12 +111,11 @@ def _storage(identifier: Any, located: Located, big_endian: bool) -> Storage:
     if not isinstance(identifier, tuple) or len(identifier) not in (5, 6):
         raise ValueError("a reference to something that is no storage")
     tag, kind, key, _, count, *view = identifier
-    if tag != "storage" or not isinstance(kind, Name) or not isinstance(count, int) or count < 0:
+    known = isinstance(tag, str) and tag == "storage" and isinstance(kind, Name)
+    if not known or not _counts(count):
         raise ValueError("a reference to something that is no storage")
-    if not isinstance(key, str) or not key.isalnum() or len(key) > _LONGEST_KEY:
-        raise CheckpointError(
-            "a storage has a name that PyTorch does not give", found=repr(key)[:80]
-        )
+    if not isinstance(key, str) or len(key) > _LONGEST_KEY or not key.isalnum():
+        raise CheckpointError("a storage has a name that PyTorch does not give", found=shown(key))
     if kind.path in _UNREADABLE_STORAGES:
         what, width = _UNREADABLE_STORAGES[kind.path]
         return Storage(key, "", located(key, count, width), big_endian, what)
@@ -179,7 +179,7 @@ def _tensor(
     dtype = _dtype(code, storage.big_endian)
     if not isinstance(size, tuple) or not isinstance(stride, tuple) or len(size) != len(stride):
         raise ValueError("a tensor of an impossible shape")
-    if not _counts(offset, *size, *stride) or len(size) > _MOST_AXES:
+    if len(size) > _MOST_AXES or not _counts(offset, *size, *stride):
         raise ValueError("a tensor of an impossible shape")
     if storage.raw is None or 0 in size:
         empty = np.zeros(size if 0 in size else (0,), dtype)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from reparam.configuration.documents import shown
 from reparam.configuration.images import images_of
 from reparam.configuration.records import Configuration, Document
 from reparam.configuration.selecting import selection_of
@@ -72,7 +73,7 @@ def _only(wanted: Any, why: str) -> Check:
     def check(document: Document, key: str, value: Any) -> Any:
         if value == wanted and isinstance(value, bool) == isinstance(wanted, bool):
             return value
-        raise refusal(document, f"'{key}' is {value!r}; known: {wanted!r}", why=why)
+        raise refusal(document, f"'{key}' is {shown(value)}; known: {shown(wanted)}", why=why)
 
     return check
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reparam.configuration.documents import shown
 from reparam.configuration.records import Document
 from reparam.configuration.values import section
 from reparam.detection import Preprocessing
@@ -96,7 +97,7 @@ def _read(reader: Mapping[str, Any]) -> tuple[Size | None, Preprocessing]:
     if size is None or not isinstance(keep, bool):
         raise _UnknownError("Resize needs a target_size (H, W) and keep_ratio")
     if type(interpolation) is not int or interpolation not in _INTERPOLATIONS:
-        raise _UnknownError(f"interp {interpolation!r}; known: 0 to 4")
+        raise _UnknownError(f"interp {shown(interpolation)}; known: 0 to 4")
     mean, std, scale = _normalization(
         _filled("NormalizeImage", steps["NormalizeImage"], _NORMALIZE)
     )
@@ -107,10 +108,10 @@ def _steps(transforms: Any) -> list[tuple[str, dict[str, Any]]]:
     found: list[tuple[str, dict[str, Any]]] = []
     for one in transforms if isinstance(transforms, list) else [transforms]:
         if not isinstance(one, Mapping) or len(one) != 1:
-            raise _UnknownError(f"a step that is {one!r}; needed: a name with its settings")
+            raise _UnknownError(f"a step that is {shown(one)}; needed: a name with its settings")
         (name, settings), *_ = one.items()
         if not isinstance(settings or {}, Mapping):
-            raise _UnknownError(f"{name} with {settings!r}")
+            raise _UnknownError(f"{name} with {shown(settings)}")
         if any(name == other for other, _ in found):
             raise _UnknownError(f"{name} twice")
         found.append((str(name), dict(settings or {})))
@@ -129,11 +130,11 @@ def _normalization(
 ) -> tuple[tuple[float, ...], tuple[float, ...], bool]:
     scale, kind = values["is_scale"], values["norm_type"]
     if not isinstance(scale, bool):
-        raise _UnknownError(f"is_scale {scale!r}; needed: true or false")
+        raise _UnknownError(f"is_scale {shown(scale)}; needed: true or false")
     if kind == "none":  # mean and std stand there all the same, and are not used
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), scale
     if kind != "mean_std":
-        raise _UnknownError(f"norm_type {kind!r}; known: mean_std, none")
+        raise _UnknownError(f"norm_type {shown(kind)}; known: mean_std, none")
     mean, std = (_three(key, values[key]) for key in ("mean", "std"))
     if min(std) <= 0:
         raise _UnknownError(f"std {list(std)}; needed: numbers above 0")
@@ -143,7 +144,7 @@ def _normalization(
 def _three(key: str, value: Any) -> tuple[float, ...]:
     numbers = isinstance(value, list) and all(type(n) in (int, float) for n in value)
     if not numbers or len(value) != 3 or not all(math.isfinite(n) for n in value):
-        raise _UnknownError(f"{key} {value!r}; needed: three numbers")
+        raise _UnknownError(f"{key} {shown(value)}; needed: three numbers")
     return tuple(float(n) for n in value)
 
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reparam.configuration.documents import Opaque, load_yaml, shown
 from reparam.configuration.records import Document
 from reparam.errors import ConfigurationError
+from reparam.inputs import small_text
+
+__all__ = ["Opaque", "read_yaml"]
 
 _BASES = ("_BASE_", "_base_")
-_LARGEST_FILE = 1 << 20  # bytes; the largest configuration of PaddleDetection has some 20,000
+_LARGEST_FILE = 1 << 18  # bytes; the largest configuration of PaddleDetection has some 20,000
 _MOST_FILES = 64
-_MOST_VALUES = 100_000  # with every alias written out: a few lines can stand for billions
-
-
-@dataclass(frozen=True)
-class Opaque:
-    """A value with a tag of its own, as ``!RandomCrop {}``: only that it is there is known."""
-
-    tag: str
+_TREE = "configs"  # what PaddleDetection and PaddleClas call the folder of all configurations
+_LEVELS_UP = 2  # that an include may lead to where there is no such folder
 
 
 def read_yaml(path: str | Path) -> Document:
@@ -28,18 +26,36 @@ def read_yaml(path: str | Path) -> Document:
 
     Of two files that are included, the later one wins; the including file wins over both. Mappings
     are merged key by key, to any depth; everything else is replaced. Paths are relative to the
-    file that names them.
+    file that names them. They stay in the nearest folder above that is called ``configs``, or
+    within two levels above the configuration: a configuration of somebody else must not read
+    whatever there is.
 
     Raises:
-        ConfigurationError: a file is missing, unreadable or no such YAML, or includes itself.
+        ConfigurationError: a file is missing, unreadable or no such YAML, or includes itself or
+            a file elsewhere.
     """
     read: list[Path] = []
-    values = _merged(Path(path), (), read)
+    values = _merged(Path(path), (), read, _tree_of(Path(path)))
     return Document(Path(path), values, tuple(read))
 
 
-def _merged(path: Path, including: tuple[Path, ...], read: list[Path]) -> dict[str, Any]:
-    place = path.resolve()
+def _tree_of(path: Path) -> Path:
+    """Return the folder that everything which the configuration at ``path`` includes is in."""
+    try:
+        os.path.realpath(path)
+        folder = Path(os.path.realpath(path.parent))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot read '{path}'", found=str(error)) from error
+    within = [folder, *folder.parents]
+    named = next((parent for parent in within if parent.name == _TREE), None)
+    above = [parent for parent in within[: _LEVELS_UP + 1] if parent.name]  # not all of the disk
+    return named or (above[-1] if above else folder)
+
+
+def _merged(
+    path: Path, including: tuple[Path, ...], read: list[Path], tree: Path
+) -> dict[str, Any]:
+    place = Path(os.path.realpath(path))
     if place in including:
         chain = " includes ".join(f"'{file.name}'" for file in (*including, place))
         raise ConfigurationError(
@@ -47,13 +63,32 @@ def _merged(path: Path, including: tuple[Path, ...], read: list[Path]) -> dict[s
         )
     if len(read) >= _MOST_FILES:
         raise ConfigurationError(f"more than {_MOST_FILES} files are included by '{path}'")
-    own = _load(path, including)
+    own = load_yaml(path, _text(path, including))
     result: dict[str, Any] = {}
     for base in _bases(own, path):
-        folder = path.parent / Path(base).expanduser()
-        result = _merge(result, _merged(folder, (*including, place), read))
+        included = _included(base, path, tree)
+        result = _merge(result, _merged(included, (*including, place), read, tree))
     read.append(path)
     return _merge(result, {key: value for key, value in own.items() if key not in _BASES})
+
+
+def _included(base: str, path: Path, tree: Path) -> Path:
+    """Return the path of what ``path`` includes as ``base``."""
+    included = path.parent / os.path.expanduser(base)  # noqa: PTH111 - an unknown user is no error
+    try:
+        inside = Path(os.path.realpath(included)).is_relative_to(tree)
+    except (OSError, ValueError) as error:  # a NUL, or links in a circle
+        raise ConfigurationError(
+            f"cannot follow what '{path}' includes", found=f"{shown(base)}: {error}"
+        ) from error
+    if not inside:
+        raise ConfigurationError(
+            f"'{path}' includes a file outside of '{tree}'",
+            found=f"'{included}'",
+            why="a configuration that was downloaded must not read other files",
+            hint=f"copy it there; if all configurations are below one folder, call it '{_TREE}'",
+        )
+    return included
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,68 +106,15 @@ def _bases(values: Mapping[str, Any], path: Path) -> Iterator[str]:
             if not isinstance(base, str) or not base:
                 raise ConfigurationError(
                     f"cannot follow '{key}' in '{path}'",
-                    found=f"{base!r}; needed: the path of a file, or a list of such",
+                    found=f"{shown(base)}; needed: the path of a file, or a list of such",
                 )
             yield base
 
 
-def _load(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
-    import yaml
-
-    text = _text(path, including)
-    try:
-        # A subclass of SafeLoader: it makes plain values, and Opaque of what has a tag.
-        values = yaml.load(text, Loader=_loader(yaml))  # noqa: S506
-        if _count(values, {}) > _MOST_VALUES:
-            raise ValueError(f"more than {_MOST_VALUES:,} values, with aliases written out")
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
-        raise ConfigurationError(
-            f"'{path}' is no configuration", found=f"{problem}{place}", why="it is read as YAML"
-        ) from error
-    if not isinstance(values, dict):
-        raise ConfigurationError(
-            f"'{path}' is no configuration",
-            found=f"{type(values).__name__}; needed: names and values (YAML)",
-        )
-    return {str(key): value for key, value in values.items()}
-
-
-def _count(value: Any, known: dict[int, int]) -> int:
-    """Return how many values there are in ``value``, each as often as it is referred to."""
-    if not isinstance(value, (dict, list)):
-        return 1
-    if id(value) not in known:
-        known[id(value)] = _MOST_VALUES + 1  # for whoever meets it inside itself
-        parts = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
-    return known[id(value)]
-
-
 def _text(path: Path, including: tuple[Path, ...]) -> str:
-    what = f"cannot read the configuration '{path}'"
-    why = f"'{including[-1]}' includes it" if including else ""
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ConfigurationError(what, found=f"more than {_LARGEST_FILE:,} bytes", why=why)
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(what, found="bytes that are not UTF-8", why=why) from error
-    except OSError as error:
-        found = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise ConfigurationError(what, found=found or str(error), why=why) from error
-
-
-def _loader(yaml: Any) -> Any:
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """SafeLoader that keeps only the name of an application's own tag."""
-
-        def flatten_mapping(self, node: Any) -> None:
-            super().flatten_mapping(node)
-            if len(node.value) > _MOST_VALUES:
-                raise yaml.YAMLError(f"a mapping of more than {_MOST_VALUES:,} values")
-
-    Loader.add_multi_constructor("!", lambda loader, tag, node: Opaque(f"!{tag}"))  # noqa: ARG005
-    return Loader
+        return small_text(path, _LARGEST_FILE, ConfigurationError)
+    except ConfigurationError as error:
+        told = error.located(f"cannot read the configuration '{path}'")
+        told.why = f"'{including[-1]}' includes it" if including else error.why
+        raise told from error

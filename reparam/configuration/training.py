@@ -9,6 +9,7 @@ from typing import Any
 
 from reparam.architectures import list_models
 from reparam.configuration.detectors import detector_of
+from reparam.configuration.documents import shown
 from reparam.configuration.reading import read_yaml
 from reparam.configuration.records import Configuration, Document
 from reparam.configuration.values import (
@@ -114,7 +115,7 @@ def _of_backbone(document: Document) -> Configuration:
     norm = values.get("norm_type", "bn")
     if norm not in _NORMS:
         raise refusal(
-            document, f"norm_type {norm!r}; known: {', '.join(_NORMS)}",
+            document, f"norm_type {shown(norm)}; known: {', '.join(_NORMS)}",
             why="another normalisation is not folded into a convolution as BatchNorm is",
         )  # fmt: skip
     written = _backbone(document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from reparam.configuration.reading import Opaque
+from reparam.configuration.documents import Opaque, shown
 from reparam.configuration.records import Document
 from reparam.errors import ConfigurationError
 
@@ -116,7 +116,7 @@ def checked(
 
 
 def bad(document: Document, key: str, value: Any, needed: str) -> ConfigurationError:
-    return refusal(document, f"'{key}' is {value!r}; needed: {needed}")
+    return refusal(document, f"'{key}' is {shown(value)}; needed: {needed}")
 
 
 def refusal(document: Document, found: str, *, why: str = "", hint: str = "") -> ConfigurationError:

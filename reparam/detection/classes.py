@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reparam.errors import ConfigurationError
+from reparam.inputs import small_text
 
 # Of the detection task of COCO 2017, in the order of their ids (Lin et al. 2014, arXiv 1405.0312).
 _COCO = (
@@ -135,15 +136,9 @@ def _is_category(value: Any) -> bool:
 
 def _text(path: Path, largest: int) -> str:
     try:
-        if path.stat().st_size > largest:
-            raise _refusal(str(path), f"more than {largest:,} bytes")
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _refusal(str(path), "bytes that are not UTF-8") from error
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        problem = getattr(error, "strerror", None) or str(error)
-        found = "no such file" if isinstance(error, FileNotFoundError) else problem
-        raise _refusal(str(path), found) from error
+        return small_text(path, largest, ConfigurationError, "utf-8-sig")
+    except ConfigurationError as error:
+        raise _refusal(str(path), error.found) from error
 
 
 def _refusal(text: str, found: str, hint: str = "") -> ConfigurationError:

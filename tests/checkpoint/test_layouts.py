@@ -372,6 +372,5 @@ class TestHostileNesting:
             find_weights(value)
 
     def test_a_name_of_a_thousand_wrappers(self):
-        found = find_weights({"model." * 20_000 + "w": np.ones(2)})
-        (key,) = found.arrays
-        assert key.endswith("w")
+        with pytest.raises(CheckpointError, match="too long"):
+            find_weights({"model." * 20_000 + "w": np.ones(2)})

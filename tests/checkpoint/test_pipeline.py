@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from reparam.checkpoint import fuse_arrays, load_checkpoint, save_checkpoint
 from reparam.checkpoint.inspection import inspect
 from reparam.checkpoint.manifest import manifest_path, source_of
 from reparam.checkpoint.pipeline import fuse
+from reparam.checkpoint.unfusing.pipeline import unfuse
 from reparam.errors import CheckpointError, NotFusibleError, OutputError
 from tests.weights import cspresnet_arrays, repvgg_arrays, write
 
@@ -63,6 +66,8 @@ def test_the_manifest_names_the_source(tmp_path):
     [
         (lambda source, output: manifest_path(output).unlink(), "no manifest"),
         (lambda source, output: manifest_path(output).write_text("[]"), "not a manifest"),
+        (lambda source, output: manifest_path(output).write_text("[" * 100_000), "not a manifest"),
+        (lambda source, output: _pipe(manifest_path(output)), "not a manifest"),
         (lambda source, output: source.unlink(), "not there"),
         (lambda source, output: save_checkpoint(source, repvgg_arrays(1), force=True), "changed"),
         (lambda source, output: save_checkpoint(output, repvgg_arrays(2), force=True), "another"),
@@ -225,3 +230,15 @@ class TestInspect:
         found = inspect(write(tmp_path, {"w": np.ones(3, np.float32)}))
         assert found.architecture is None
         assert found.form == "no known block"
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)  # opening it would wait for a writer
+
+
+@pytest.mark.parametrize("made", [fuse, unfuse])
+@pytest.mark.parametrize("folder", [".", "/"])
+def test_a_folder_has_no_name_to_make_another_of(made, folder):
+    with pytest.raises(CheckpointError, match="a directory; needed: a file"):
+        made(folder)

@@ -17,6 +17,7 @@ from reparam.checkpoint import load_checkpoint
 from reparam.errors import CheckpointError, OptimizerStateError, UnsafeCheckpointError
 from tests.checkpoint.torch_files import (
     FORMS,
+    PROTOCOL,
     Call,
     Name,
     Reference,
@@ -45,6 +46,14 @@ def refused(folder: Path, contents: bytes, *said: str, error=CheckpointError) ->
     assert str(path) in str(caught.value)
     for part in said:
         assert part in str(caught.value)
+
+
+def bomb() -> tuple:
+    """Return 2^30 empty tuples in 30 pairs, of which a message would be larger than memory."""
+    one = ()
+    for _ in range(30):
+        one = (one, one)
+    return one
 
 
 class TestTensors:
@@ -111,6 +120,8 @@ class TestTensors:
             ("storage", Name("torch", "FloatStorage"), "/etc/passwd", "cpu", 1),
             ("storage", Name("torch", "FloatStorage"), 0, "cpu", 1),
             ("storage", Name("torch", "FloatStorage"), "9" * 1000, "cpu", 1),
+            ("storage", Name("torch", "FloatStorage"), bomb(), "cpu", 1),
+            (bomb(), Name("torch", "FloatStorage"), "0", "cpu", 1),
             ("storage", Name("torch", "FloatStorage"), "1", "cpu", 1),
             ("storage", Name("torch", "FloatStorage"), "0", "cpu", 2),
             ("storage", Name("torch", "FloatStorage"), "0", "cpu", 2**70),
@@ -285,6 +296,23 @@ class TestLegacy:
         wrong = contents[:place] + b"\x89" + contents[place + 1 :]
         refused(tmp_path, wrong, "byte order")
         refused(tmp_path, contents.replace(b"M\xe9\x03.", b"M\xea\x03.", 1), "1002")
+
+    @pytest.mark.parametrize("size", [1, 30, 100_000])
+    @pytest.mark.parametrize("made", ["a bomb", "a deep list"])
+    def test_a_protocol_that_is_no_number(self, tmp_path, made, size):
+        """Each tuple of the bomb holds the one before twice: 2^30 values in 200 bytes."""
+        one = b"h\x01h\x01\x86q\x01" if made == "a bomb" else b"]h\x01aq\x01"
+        protocol = b"\x80\x02)q\x01" + one * size + b"."
+        contents = legacy(self.VALUE)
+        own = pickle.dumps(PROTOCOL, 2)
+        assert contents.count(own) == 1
+        kind = "tuple" if made == "a bomb" else "list"
+        refused(tmp_path, contents.replace(own, protocol), f"protocol a value of type {kind}")
+
+    def test_a_protocol_that_is_an_array(self, tmp_path):
+        protocol = pickle.dumps(np.array([PROTOCOL] * 2), 2)
+        contents = legacy(self.VALUE).replace(pickle.dumps(PROTOCOL, 2), protocol)
+        refused(tmp_path, contents, "protocol a value of type ndarray")
 
     def test_a_part_of_a_storage_that_is_a_storage_itself(self, tmp_path):
         data = legacy({"w": view(storage(np.arange(8.0)), 0, (3,), (1,))})

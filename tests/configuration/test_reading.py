@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import yaml
 from packaging.version import Version
 
 from reparam.configuration import read_yaml
-from reparam.configuration.reading import Opaque
+from reparam.configuration.documents import Opaque, shown
 from reparam.errors import ConfigurationError
 
 
@@ -84,26 +86,44 @@ def test_anchors(write):
 
 
 REFUSED = {
-    "code": ("a: !!python/object/apply:os.system ['touch PWNED']", "could not determine"),
+    "code": (
+        "a: !!python/object/apply:os.system ['touch PWNED']",
+        "the tag !!python/object",
+    ),
     "no yaml": ("a: [1, 2", "at line 1"),
     "a list": ("- 1\n- 2", "list; needed: names and values"),
     "empty": ("", "NoneType; needed"),
-    "missing include": ("_BASE_: none.yml", "no such file"),
+    "missing include": ("_BASE_: none.yml", "No such file"),
     "an include that is no path": ("_BASE_: [3]", "3; needed: the path"),
     "itself": ("_BASE_: top.yml", "'top.yml' includes 'top.yml'"),
-    "a folder": ("_BASE_: .", "s a directory"),
+    "a folder": ("_BASE_: .", "a directory; needed: a file"),
+    "a device": ("_BASE_: /dev/zero", "outside of"),
+    "a folder above": ("_BASE_: ../../../x.yml", "outside of"),
+    "a link that leads outside": ("_BASE_: outside.yml", "outside of"),
+    "a NUL": ('_BASE_: "a\\0b"', "cannot follow"),
+    "the home of nobody": ("_BASE_: ~nobody-is-called-so/x.yml", "No such file"),
+    "a pipe": ("_BASE_: pipe.yml", "a pipe; needed: a file"),
+    "a tag for a truth value": ("a: !!bool x", "the tag !!bool, which"),
+    "a tag for a date": ("a: !!timestamp x", "the tag !!timestamp, which"),
+    "a tag written out": ("a: !<tag:yaml.org,2002:set> {x, y}", "the tag !!set, which"),
+    "a tag of a list": ("a: !!omap [x: 1]", "the tag !!omap, which"),
+    "a number of many digits": (f"a: {'1' * 5000}", "a number of 5,000 digits at line 1"),
+    "a number of many hexadecimal digits": (f"a: 0x{'1' * 5000}", "a number of 5,002 digits"),
+    "many values": ("a: [" + "1," * 50_000 + "]", "more than 20,000 values"),
     "aliases that grow": (
         "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 64)),
         "with aliases written out",
     ),
     "an alias to itself": ("a: &a [*a]", "with aliases written out"),
-    "deep": ("a: " + "[" * 5000, "is no configuration"),
+    "deep": ("a: " + "[" * 5000, "more than 64 levels"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused(name, write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "pipe.yml")
+    (tmp_path / "outside.yml").symlink_to("/etc/passwd")
     text, message = REFUSED[name]
     with pytest.raises(ConfigurationError) as caught:
         read_yaml(write("top.yml", text))
@@ -117,7 +137,7 @@ def test_merges_that_grow(write):
     lines = (f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 64))
     path = write("top.yml", "a0: &a0 {k: 1}\n" + "".join(lines))
     if Version(yaml.__version__) < Version("6.0.4"):
-        with pytest.raises(ConfigurationError, match="a mapping of more than 100,000 values"):
+        with pytest.raises(ConfigurationError, match="merges of more than 20,000 values"):
             read_yaml(path)
     else:
         assert read_yaml(path).values == {f"a{i}": {"k": 1} for i in range(64)}
@@ -148,7 +168,7 @@ def test_too_many_and_too_large(write):
         write(f"{index}.yml", "a: 1")
     with pytest.raises(ConfigurationError, match="more than 64 files"):
         read_yaml(write("top.yml", f"_BASE_: [{', '.join(f'{i}.yml' for i in range(70))}]"))
-    with pytest.raises(ConfigurationError, match=r"more than 1,048,576 bytes"):
+    with pytest.raises(ConfigurationError, match=r"more than 262,144 bytes"):
         read_yaml(write("large.yml", "a: 1\n" * 300_000))
 
 
@@ -159,3 +179,58 @@ def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / "null.yml").write_bytes(b"a: \x00")
     with pytest.raises(ConfigurationError):
         read_yaml(tmp_path / "null.yml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1:30", "1:30"), ("1:1:1.5", "1:1:1.5"), ("2001-01-01", "2001-01-01"), ("=", "="),
+        ("1_000", 1000), ("0x1F", 31), ("0b11", 3), ("017", 15), ("-5", -5), ("+5", 5), ("0", 0),
+        ("1.5", 1.5), ("-.5", -0.5), ("1.0e-3", 0.001), ("1e-3", "1e-3"), (".inf", float("inf")),
+        ("~", None), ("", None), ("null", None), ("yes", True), ("Off", False), ("x", "x"),
+        ("'1'", "1"), ("09", "09"), ("1:" * 50_000 + "1", "1:" * 50_000 + "1"),
+    ],
+)  # fmt: skip
+def test_plain_scalars(write, text, value):
+    found = read_yaml(write("top.yml", f"a: {text}")).values["a"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("top", "base", "allowed"),
+    [
+        ("configs/a/b/c/top.yml", "../../../x.yml", True),
+        ("configs/a/b/c/top.yml", "../../../../x.yml", False),
+        ("configs/a/configs/b/top.yml", "../../x.yml", False),
+        ("a/b/c/top.yml", "../../x.yml", True),
+        ("a/b/c/top.yml", "../../../x.yml", False),
+    ],
+)
+def test_the_folder_that_includes_stay_in(write, tmp_path, top, base, allowed):
+    path = write(top, f"_BASE_: {base}")
+    write(str((path.parent / base).resolve().relative_to(tmp_path)), "a: 1")
+    if allowed:
+        assert read_yaml(path).values == {"a": 1}
+    else:
+        with pytest.raises(ConfigurationError, match="includes a file outside of"):
+            read_yaml(path)
+
+
+@pytest.mark.parametrize("name", ["loop.yml", "a\0.yml", "folder"])
+def test_a_path_that_is_no_file(tmp_path, name):
+    (tmp_path / "loop.yml").symlink_to("loop.yml")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigurationError, match="cannot read"):
+        read_yaml(tmp_path / name)
+
+
+def test_merges_of_one_large_mapping_are_counted(write):
+    large = ", ".join(f"k{i}: 1" for i in range(100))
+    merged = "".join(f"b{i}: {{<<: *a}}\n" for i in range(300))
+    with pytest.raises(ConfigurationError, match="merges of more than 20,000 values"):
+        read_yaml(write("top.yml", f"a: &a {{{large}}}\n{merged}"))
+
+
+def test_a_message_shows_the_beginning_of_a_large_value():
+    assert len(shown([["x" * 1000] * 1000] * 1000)) < 1000

@@ -54,8 +54,8 @@ REFUSED = {
     "9" * 5000: "needed: a number from 1",
     "a,,b": "a name between two commas is empty",
     ",": "a name between two commas is empty",
-    "none.txt": "no such file",
-    "none.json": "no such file",
+    "none.txt": "No such file",
+    "none.json": "No such file",
     "nul\0.txt": "null",
 }
 

@@ -116,7 +116,7 @@ def unfuse(
         raise UnsupportedModelError(
             f"cannot unfuse '{source}'", found="an ONNX file; needed: a checkpoint"
         )
-    check_input(source)
+    check_input(source)  # a folder has no name to make another of
     target = target_of(source, None if output is None else Path(output), format, train_path)
     format_of(target)  # a name without a format is refused before anything is read
     if not dry_run and output is not None:
@@ -139,8 +139,8 @@ def unfuse(
     if strict:
         _need_all_unfused(source, unfusing)
     if dry_run or (output is None and not unfusing.plan.targets):
-        for _ in unfusing:
-            checkpoint.forget_pages()
+        for _ in checkpoint.in_passing(unfusing):
+            pass
         report = _reported(unfusing, checkpoint, network)
         return Unfusion(source, checkpoint.sha256, None, "", report, network.original)
     return _written(unfusing, checkpoint, network, target, force)
