@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from reparam.__main__ import main
@@ -12,6 +14,19 @@ from tests.commands.processes import in_this_process
 def _no_process_for_each_graph(monkeypatch):
     """Do what commands do with graphs here: the process of its own is tested by itself."""
     monkeypatch.setattr("reparam.graph.guarded.supervised", in_this_process)
+
+
+@pytest.fixture
+def inside(run, monkeypatch):
+    """Return ``processes.reparam`` in this process, 20 times faster: where one is not the point."""
+
+    def call(*arguments, cwd=None) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as there:
+            if cwd is not None:
+                there.chdir(cwd)
+            return subprocess.CompletedProcess(arguments, *run(*arguments))
+
+    return call
 
 
 @pytest.fixture

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from reparam.__main__ import main
 
 REPARAM = [sys.executable, "-m", "reparam"]
 MAIN = "from reparam.__main__ import main\nmain()\n"
@@ -22,6 +25,29 @@ def reparam(*arguments: object, **options: Any) -> subprocess.CompletedProcess[s
 def scripted(script: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a command after ``script`` has changed something in its process."""
     return run([sys.executable, "-c", script + "\n" + MAIN, *map(str, arguments)], **options)
+
+
+def forked(script: str, *arguments: object) -> int:
+    """Return the exit code of what :func:`scripted` runs, in a copy of this process.
+
+    The copy has imported everything already, which is most of the time of a small command.
+    Nothing of it is read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the threads of xdist, which wait
+        child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1)
+        os.dup2(silent, 2)
+        exec(script, {})
+        main([str(argument) for argument in arguments])
+    except SystemExit as ended:
+        os._exit(int(ended.code or 0))
+    finally:
+        os._exit(70)  # it ended in another way than a command does
 
 
 def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:

@@ -34,27 +34,27 @@ def source(tmp_path) -> Path:
 
 class TestNames:
     @pytest.mark.parametrize("command", ["inspect", "fuse", "verify", "export", "bench"])
-    def test_a_folder_instead_of_a_file(self, tmp_path, command):
+    def test_a_folder_instead_of_a_file(self, inside, tmp_path, command):
         folder = tmp_path / "x.pdparams"
         folder.mkdir()
-        one_error(reparam(command, folder), f"'{folder}'")
+        one_error(inside(command, folder), f"'{folder}'")
         assert [path.name for path in tmp_path.rglob("*")] == ["x.pdparams"]
 
     @pytest.mark.parametrize("url", ["https://example.org/x.pdparams", "s3://bucket/x.pdparams"])
-    def test_a_url_as_output(self, source, url):
+    def test_a_url_as_output(self, inside, source, url):
         before = contents(source.parent)
-        one_error(reparam("fuse", source, "-o", url, cwd=source.parent), "a URL", "network")
-        one_error(reparam("export", source, "--onnx", url, cwd=source.parent), "a URL")
+        one_error(inside("fuse", source, "-o", url, cwd=source.parent), "a URL", "network")
+        one_error(inside("export", source, "--onnx", url, cwd=source.parent), "a URL")
         assert contents(source.parent) == before
 
     @pytest.mark.parametrize("name", ["with space.pdparams", "重参数化.pdparams", "a'b\"c.pdparams",
                                       "new\nline.pdparams", "$(touch x).pdparams"])  # fmt: skip
-    def test_odd_names(self, tmp_path, name):
+    def test_odd_names(self, inside, tmp_path, name):
         path = write(tmp_path, repvgg_arrays(), name)
-        done = reparam("fuse", path.name, cwd=tmp_path)
+        done = inside("fuse", path.name, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert len(contents(tmp_path)) == 3
-        assert reparam("verify", path.name, "--no-network", cwd=tmp_path).returncode == 0
+        assert inside("verify", path.name, "--no-network", cwd=tmp_path).returncode == 0
 
     def test_a_name_that_is_no_text(self, source):
         source.rename(source.with_name(os.fsdecode(b"\xff.pdparams")))
@@ -62,33 +62,31 @@ class TestNames:
         assert done.returncode == 0, done.stderr
         assert os.fsdecode(b"\xff.deploy.pdparams") in contents(source.parent)
 
-    def test_a_name_that_begins_with_a_dash(self, tmp_path):
+    def test_a_name_that_begins_with_a_dash(self, inside, tmp_path):
         write(tmp_path, repvgg_arrays(), "-x.pdparams")
         one_error(
-            reparam("fuse", "-x.pdparams", cwd=tmp_path), "No such option", "reparam fuse --help"
+            inside("fuse", "-x.pdparams", cwd=tmp_path), "No such option", "reparam fuse --help"
         )
-        done = reparam("fuse", "-o", "-y.pdparams", "--", "-x.pdparams", cwd=tmp_path)
+        done = inside("fuse", "-o", "-y.pdparams", "--", "-x.pdparams", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "-y.pdparams").exists()
-        assert reparam("fuse", "./-x.pdparams", cwd=tmp_path).returncode == 0
+        assert inside("fuse", "./-x.pdparams", cwd=tmp_path).returncode == 0
 
     @pytest.mark.parametrize("link", [os.link, os.symlink])
     @pytest.mark.parametrize("force", [[], ["--force"]])
-    def test_the_input_under_another_name_is_never_the_output(self, source, link, force):
+    def test_the_input_under_another_name_is_never_the_output(self, inside, source, link, force):
         link(source, source.with_name("x.pdparams"))
         before = contents(source.parent)
-        one_error(
-            reparam("fuse", source, "-o", source.with_name("x.pdparams"), *force), "the input"
-        )
-        one_error(reparam("export", source, "--onnx", source.with_name("x.pdparams"), *force),
+        one_error(inside("fuse", source, "-o", source.with_name("x.pdparams"), *force), "the input")
+        one_error(inside("export", source, "--onnx", source.with_name("x.pdparams"), *force),
                   "the checkpoint that is being exported")  # fmt: skip
         assert contents(source.parent) == before
 
-    def test_a_link_as_output_is_written_through(self, source, tmp_path):
+    def test_a_link_as_output_is_written_through(self, inside, source, tmp_path):
         (tmp_path / "store").mkdir()
         link = source.with_name("latest.pdparams")
         link.symlink_to("store/one.pdparams")
-        assert reparam("fuse", source, "-o", link).returncode == 0
+        assert inside("fuse", source, "-o", link).returncode == 0
         assert link.is_symlink()
         sha256 = load_checkpoint(tmp_path / "store" / "one.pdparams").sha256
         note = json.loads(link.with_name("latest.pdparams.manifest.json").read_text())

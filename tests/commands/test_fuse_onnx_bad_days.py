@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +107,14 @@ class TestLeftAlone:
         )  # fmt: skip
         self.fused(run, tmp_path, proto)
 
-    def test_a_long_chain(self, run, tmp_path):
-        assert run("inspect", saved(tmp_path, long_chain(20_000)))[0] == 0
-        source = saved(tmp_path, long_chain(100_000))
-        start = time.process_time()
+    @pytest.mark.parametrize("nodes", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])
+    def test_a_long_chain(self, run, tmp_path, nodes):
+        """Longer than any recursion could follow; its speed is of benchmarks.graph_speed."""
+        source = saved(tmp_path, long_chain(nodes))
+        assert run("inspect", source)[0] == 0
         code, out, _ = run("fuse", source, "--dry-run")
-        assert time.process_time() - start < 120, "linear in the nodes it is some 20 seconds"
         assert code == 0
-        assert "nodes 100,000 -> 100,000" in out
+        assert f"nodes {nodes:,} -> {nodes:,}" in out
 
 
 class TestBadDays:

@@ -36,8 +36,15 @@ def told(run):
     return call
 
 
+# Each network by itself goes through the layers below in their tests.
+TRIED = ("mobileone-se", "lcnetv2-short")
+
+
 @needs_converter
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in TRIED else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
+)
 def test_every_command_needs_the_checkpoint_alone(name, told, tmp_path):
     size, convolutions, operators = NETWORKS[name]
     layout = layout_of(SMALL[name])
@@ -62,6 +69,7 @@ def test_every_command_needs_the_checkpoint_alone(name, told, tmp_path):
 
 
 @needs_converter
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lcnetv3-det", "lcnetv3-rec"])
 def test_affines_that_are_in_the_convolutions_are_not_in_the_file(name, run, tmp_path):
     source = write(tmp_path, random_arrays(layout_of(SMALL[name]).shapes()))
@@ -72,6 +80,7 @@ def test_affines_that_are_in_the_convolutions_are_not_in_the_file(name, run, tmp
     assert all(".act.lab." in name for name in stored)
 
 
+@pytest.mark.slow
 @needs_converter
 def test_a_whole_detector_is_told_by_its_backbone(told, tmp_path):
     """PP-OCR keeps a backbone beside its neck and head."""
@@ -91,6 +100,10 @@ def test_a_text_recogniser_is_exported_for_lines_of_text(told, tmp_path):
     code, report = told("export", source, "--onnx", "--batch", "1")
     assert (code, report["input"]["shape"]) == (0, [1, 1, 48, 320])
     assert report["outputs"][0]["shape"] == [1, 176, 1, 40]
+    stored = [tensor.name for tensor in onnx.load(source.with_suffix(".onnx")).graph.initializer]
+    affines = [name for name in stored if ".lab." in name]
+    assert affines, "those of activations stay"
+    assert all(".act.lab." in name for name in affines), "the others are in the convolutions"
 
 
 @needs_converter

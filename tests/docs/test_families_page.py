@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def rows() -> list[Row]:
     return [dict(zip(HEADER, row, strict=True)) for row in table]
 
 
+@cache
 def recorded() -> dict[tuple[str, str], set[str]]:
     """Return the packages that each region was recorded from."""
     found: dict[tuple[str, str], set[str]] = {}

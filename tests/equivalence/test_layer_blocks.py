@@ -35,7 +35,7 @@ def compared(layer, converted=None, channels: int = 3, paths=None):
     scale=st.sampled_from([1e-3, 1.0, 50.0]),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_right_conversions_pass(inputs, multiple, stride, grouped, attention, scale, seed):
     groups = inputs if grouped else 1
     layer = randomised(
@@ -50,7 +50,7 @@ def test_right_conversions_pass(inputs, multiple, stride, grouped, attention, sc
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0])
 def test_wrong_conversions_are_caught(mistake, seed):
     layer = randomised(build(width=16, mistake=mistake, attention=True), seed)
     stage = compared(layer)
