@@ -6,6 +6,12 @@
     residual     x + Conv(x), no activation: every value is one convolution of every earlier one
     escaping     a linear chain of which every value is also read by a Relu: nothing may vanish
     shortcuts    x * c + input: every value is an affine map of the input, along two ways
+    relu         Relu alone: nothing at all to do
+    folding      Conv, BatchNormalization, Relu: a small region for every activation
+    soup         Reshape to a shape that Constant, Shape, Gather and Concat nodes compute
+    layout       Reshape, Transpose, Relu: shapes to infer, and nothing to fuse
+    attention    layer normalisation in parts, a head of attention, a residual Add
+    recurrent    an LSTM cell written out, step by step: small MatMul with shared weights
 
 and files of a given size, of blocks of RepVGG that are few and wide, or many and narrow.
 """
@@ -32,13 +38,49 @@ class Graph:
         self.rng = np.random.default_rng(seed)
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
+        self.shared: dict[Any, str] = {}
 
     def weight(self, values: np.ndarray) -> str:
+        return self._held(values.astype(np.float32))
+
+    def _held(self, values: np.ndarray) -> str:
         from onnx import numpy_helper
 
         name = f"w{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(values.astype(np.float32), name))
+        self.weights.append(numpy_helper.from_array(values, name))
         return name
+
+    def kept(self, values: Any) -> str:
+        """Return an initializer of int64, the same one for the same numbers."""
+        key = ("kept", tuple(values))
+        if key not in self.shared:
+            self.shared[key] = self._held(np.array(values, np.int64))
+        return self.shared[key]
+
+    def integers(self, values: Any) -> str:
+        """Return a Constant node of int64."""
+        from onnx import numpy_helper
+
+        return self.add("Constant", value=numpy_helper.from_array(np.array(values, np.int64)))
+
+    def scalar(self, value: float) -> str:
+        return self.weight(np.array(value))
+
+    def vector(self, middle: float) -> str:
+        """Return a number about ``middle`` for each of the last axis."""
+        return self.weight(self.rng.normal(middle, 0.1, self.pixels))
+
+    def linear(self, x: str) -> str:
+        """Multiply the last axis by a matrix."""
+        matrix = self.rng.normal(size=(self.pixels, self.pixels)) / np.sqrt(self.pixels)
+        return self.add("MatMul", x, self.weight(matrix))
+
+    def shared_linear(self, name: str, x: str) -> str:
+        """Multiply the last axis by the matrix that goes by a name."""
+        if name not in self.shared:
+            self.linear(x)
+            self.shared[name] = self.nodes.pop().input[1]
+        return self.add("MatMul", x, self.shared[name])
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         from onnx import helper
@@ -103,12 +145,64 @@ def shortcuts(graph: Graph, x: str) -> str:
     return graph.add("Add", graph.constant("Mul", x), "x")
 
 
+def relu(graph: Graph, x: str) -> str:
+    return graph.add("Relu", x)
+
+
+def folding(graph: Graph, x: str) -> str:
+    return graph.add("Relu", graph.norm(graph.conv(x)))
+
+
+def soup(graph: Graph, x: str) -> str:
+    """Add a Reshape to what exporters compute of the shape: eleven nodes."""
+    shape = graph.add("Shape", x)
+    sizes = []
+    for axis in (0, 1):
+        size = graph.add("Gather", shape, graph.integers(axis), axis=0)
+        sizes.append(graph.add("Unsqueeze", size, graph.integers([0])))
+    rest = graph.integers([PIXELS, PIXELS])
+    return graph.add("Relu", graph.add("Reshape", x, graph.add("Concat", *sizes, rest, axis=0)))
+
+
+def layout(graph: Graph, x: str) -> str:
+    """Add a Reshape, a Transpose and a Reshape back: four nodes."""
+    rows = graph.add("Reshape", x, graph.kept([0, graph.channels, -1]))
+    turned = graph.add("Transpose", graph.add("Relu", rows), perm=[0, 2, 1])
+    return graph.add("Reshape", turned, graph.kept([0, graph.channels, PIXELS, PIXELS]))
+
+
+def attention(graph: Graph, x: str) -> str:
+    """Add a layer normalisation in parts and a head of attention: 21 nodes."""
+    centre = graph.add("Sub", x, graph.add("ReduceMean", x, axes=[-1]))
+    square = graph.add("ReduceMean", graph.add("Pow", centre, graph.scalar(2.0)), axes=[-1])
+    root = graph.add("Sqrt", graph.add("Add", square, graph.scalar(1e-5)))
+    scaled = graph.add("Mul", graph.add("Div", centre, root), graph.vector(1.0))
+    q, k, v = (graph.linear(graph.add("Add", scaled, graph.vector(0.0))) for _ in range(3))
+    scores = graph.add("MatMul", q, graph.add("Transpose", k, perm=[0, 1, 3, 2]))
+    weights = graph.add("Softmax", graph.add("Mul", scores, graph.scalar(0.3)), axis=-1)
+    return graph.add("Add", x, graph.linear(graph.add("MatMul", weights, v)))
+
+
+def recurrent(graph: Graph, x: str) -> str:
+    """Add a step of a cell whose weights all steps share: twelve nodes."""
+    step = graph.add("Add", graph.shared_linear("in", x), graph.shared_linear("state", x))
+    gates = [graph.add("Sigmoid", graph.add("Add", step, graph.vector(0.0))) for _ in range(2)]
+    cell = graph.add("Tanh", graph.add("Mul", gates[0], x))
+    return graph.add("Add", graph.add("Mul", gates[1], cell), graph.add("Mul", gates[0], step))
+
+
 LINKS: dict[str, Callable[[Graph, str], str]] = {
     "affine": affine,
     "blocks": Graph.block,
     "nothing": nothing,
     "residual": residual,
     "shortcuts": shortcuts,
+    "relu": relu,
+    "folding": folding,
+    "soup": soup,
+    "layout": layout,
+    "attention": attention,
+    "recurrent": recurrent,
 }
 CHAINS = (*LINKS, "escaping")
 

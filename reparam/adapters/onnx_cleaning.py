@@ -98,8 +98,11 @@ def import_onnx_ir() -> Any:
         if (error.name or "").partition(".")[0] != "onnx_ir":
             raise
         raise MissingDependencyError.of("onnx-ir", "cleaning an ONNX file", "export") from error
-    # It tells every pass at level INFO, and importing paddle lets all of INFO through.
-    logging.getLogger("onnx_ir").setLevel(logging.WARNING)
+    # It tells every pass at level INFO, and importing paddle lets all of INFO through. To set a
+    # level empties a cache of all loggers, and this is called for every tensor.
+    log = logging.getLogger("onnx_ir")
+    if log.level != logging.WARNING:
+        log.setLevel(logging.WARNING)
     return onnx_ir
 
 

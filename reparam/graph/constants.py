@@ -35,11 +35,13 @@ class Constants:
         self._holding = False
         self._rounded: set[ir.Value] = set()
         self._room = _REMEMBERED
-        self._taken = _Names(v.name for node in graph.all_nodes() for v in node.outputs)
-        for scope in (graph, *graph.subgraphs()):  # a name inside must not be one outside too
+        nodes = list(graph.all_nodes())
+        # a name inside must not be one outside too
+        self._taken = _Names(value.name for node in nodes for value in node.outputs)
+        for scope in (graph, *graph.subgraphs()):
             self._taken.add(v.name for v in scope.inputs)
             self._taken.add(scope.initializers)
-        self._nodes = _Names(node.name for node in graph.all_nodes())
+        self._nodes = _Names(node.name for node in nodes)
 
     def known(self, value: ir.Value | None) -> bool:
         """Whether a value is the same in every run; an input may be overridden."""

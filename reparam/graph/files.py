@@ -176,7 +176,8 @@ def _open(path: Path, pages: mmap.mmap, bake_inputs: bool) -> Opened:
     check_valid(light)
     notices += _notices(light, overridable)
     model = deserialized(light)
-    put_back(model, taken)
+    if taken:
+        put_back(model, taken)
     if files.paths:
         model.meta[_OUTSIDE] = True
     return Opened(

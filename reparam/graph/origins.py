@@ -13,8 +13,8 @@ from reparam.errors import GraphError
 from reparam.files import sha256_of
 from reparam.graph.constants import Constants
 from reparam.graph.files import Opened, open_model, save_model
+from reparam.graph.inferring import infer_shapes
 from reparam.graph.normalizing import normalize
-from reparam.graph.preparing import infer_shapes
 from reparam.normalization import Normalization
 
 ONNX = ".onnx"

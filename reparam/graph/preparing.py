@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from reparam.adapters.onnx_cleaning import import_onnx_ir
@@ -11,6 +10,7 @@ from reparam.graph.constants import Constants
 from reparam.graph.folding import Folder, lift_constants
 from reparam.graph.global_pool import pool_globally
 from reparam.graph.identities import bypass_identities
+from reparam.graph.inferring import infer_shapes
 from reparam.graph.sizes import MADE_UP, fold_sizes
 
 if TYPE_CHECKING:
@@ -79,49 +79,35 @@ def _fold(model: ir.Model, constants: Constants, report: GraphReport) -> None:
         model.ir_version = max(model.ir_version, _FIRST_WITH_HIDDEN)
 
 
-def infer_shapes(model: ir.Model) -> None:
-    """Infer the shapes of all values afresh.
-
-    What a file says of its values inside is dropped first: of a file whose inputs were edited it
-    is wrong, and inference would believe it. Where inference fails it is kept. Weights are not
-    copied for it; nodes of unknown domains keep the shapes that they came with.
-    """
-    ir = import_onnx_ir()
-    before = {
-        value: value.shape
-        for node in model.graph
-        if node.domain in ("", "ai.onnx")
-        for value in node.outputs
-    }
-    for value in before:
-        value.shape = None
-    infer = ir.passes.common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
-    log = logging.getLogger("onnx_ir")
-    level = log.level
-    log.setLevel(logging.ERROR)  # that it failed is no news: the graph may have what ONNX has not
-    initializers = dict(model.graph.initializers)
-    try:
-        changed = infer(model).modified
-    finally:
-        log.setLevel(level)
-        # in their order, so that a graph in which nothing changes stays as it is
-        model.graph.initializers.clear()
-        model.graph.initializers.update(initializers)
-    if not changed:
-        for value, shape in before.items():
-            value.shape = shape
-
-
 def sweep(model: ir.Model) -> int:
     """Take out nodes and initializers that nothing reads; return how many initializers."""
-    passes: Any = import_onnx_ir().passes.common
-    before = len(model.graph.initializers)
-    for node in reversed(model.graph):
+    graph, initializers = model.graph, model.graph.initializers
+    before = len(initializers)
+    plain = not model.functions
+    for node in reversed(graph):
         if not any(output.uses() or output.is_graph_output() for output in node.outputs):
             _let_go(node)
-            model.graph.remove(node, safe=True)
-    passes.RemoveUnusedNodesPass()(model)
-    return before - len(model.graph.initializers)
+            graph.remove(node, safe=True)
+        else:
+            plain = plain and _is_plain(node)
+    if not plain:
+        passes: Any = import_onnx_ir().passes.common
+        passes.RemoveUnusedNodesPass()(model)
+    for value in list(initializers.values()):
+        if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
+            del initializers[value.name or ""]
+    return before - len(initializers)
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether onnx-ir's pass, which looks its schema up, would change nothing of a node that is
+    read: it has no subgraph, no other output, and no optional input that is left out."""
+    if len(node.outputs) != 1 or (node.inputs and node.inputs[-1] is None):
+        return False
+    return not node.attributes or not any(
+        name == "training_mode" or attribute.type.name in ("GRAPH", "GRAPHS")
+        for name, attribute in node.attributes.items()
+    )
 
 
 def _let_go(node: ir.Node) -> None:
