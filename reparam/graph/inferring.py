@@ -57,7 +57,8 @@ def _inferred(model: ir.Model) -> Any:
 
 def _light(model: ir.Model) -> Any:
     """Return an ``onnx.ModelProto`` with all that shapes depend on, and no weights."""
-    onnx, serde = import_onnx(), import_onnx_ir().serde
+    onnx, ir = import_onnx(), import_onnx_ir()
+    serde = ir.serde
     proto = onnx.ModelProto(ir_version=model.ir_version)
     for domain, version in model.opset_imports.items():
         proto.opset_import.add(domain=domain, version=version)
@@ -69,8 +70,10 @@ def _light(model: ir.Model) -> Any:
     for value in inputs:
         tensor = value.const_value
         if tensor is not None:
-            value.shape = tensor.shape if value.shape is None else value.shape
-            value.dtype = tensor.dtype if value.dtype is None else value.dtype
+            if value.shape is None:
+                value.shape = ir.Shape(tensor.shape)
+            if value.dtype is None:
+                value.dtype = tensor.dtype
         serde.serialize_value_into(light.input.add(), value)
         if tensor is not None and value.is_initializer() and _is_setting(tensor):
             serde.serialize_tensor_into(light.initializer.add(name=value.name), tensor)
