@@ -32,6 +32,8 @@ UNDECIDABLE = 1e-3
 """Where float32 itself is further than this from the truth, relative to the output's scale, the
 network amplifies rounding, and comparing its outputs proves nothing."""
 
+_HUGE = 1e3  # an absolute difference from there on says little by itself
+
 
 @dataclass(frozen=True)
 class Closeness:
@@ -113,3 +115,14 @@ def _verdict(distance: float, bound: float, floor: float, limit: float) -> str:
     if floor > limit:
         return "undecidable"
     return "equal" if distance <= bound else "different"
+
+
+def figure(distance: float, scale: float, form: str = ".2e") -> str:
+    """Return a difference as text; where outputs are huge, with what it is of the largest one.
+
+    Args:
+        scale: the largest magnitude of the output.
+        form: of the difference, as :func:`format` takes it.
+    """
+    text = format(distance, form)
+    return text if scale < _HUGE else f"{text} ({distance / scale:.1e} of the largest)"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from reparam.commands.command import Command
 from reparam.commands.common import (
     epsilon_option,
     json_option,
@@ -24,10 +25,10 @@ from reparam.latency import Benchmark, Comparison
 
 
 @click.command(
-    epilog="""\b
-Example:
+    cls=Command,
+    example="""\
   reparam bench ckpt.pdparams                 train-time form against deploy form
-  reparam bench before.onnx after.onnx --threads 4 --batch 8"""
+  reparam bench before.onnx after.onnx --threads 4 --batch 8""",
 )
 @click.argument("models", nargs=-1, type=INPUT)
 @click.option(

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from reparam.commands.output import json_option, print_error, print_json
+from reparam.commands.output import VERBOSE, json_option, loudness, note, print_error, print_json
 from reparam.commands.progress import progress
 from reparam.commands.tables import stdout, table
 
 __all__ = [  # with what commands take from here though it has files of its own
     "ending_text", "epsilon_option", "family_option", "fields_of", "force_option", "json_option",
-    "prefix_option", "print_error", "print_json", "progress", "settings_option",
+    "limit", "prefix_option", "print_error", "print_json", "progress", "settings_option",
     "size_of", "sizes_of", "stdout", "table", "tell_unused",
 ]  # fmt: skip
+
+
+def limit() -> int:
+    """Return how many rows a table has: a report does not grow with the network unless asked to."""
+    return sys.maxsize if loudness() == VERBOSE else 8
 
 
 def tell_unused(names: Iterable[str], why: str) -> list[str]:
@@ -38,7 +44,7 @@ def tell_unused(names: Iterable[str], why: str) -> list[str]:
     told = context.meta.setdefault("reparam.told", set())  # once, of several files
     for notice in notices:
         if notice not in told:
-            click.echo(f"note: {notice}", err=True)
+            note(notice)
             told.add(notice)
     return notices
 

@@ -8,15 +8,17 @@ from pathlib import Path
 import click
 from click.shell_completion import get_completion_class
 
+from reparam.commands.command import Command
+
 SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command(
-    epilog="""\b
-Example:
+    cls=Command,
+    example="""\
   eval "$(reparam completion bash)"                    in ~/.bashrc
   eval "$(reparam completion zsh)"                     in ~/.zshrc
-  reparam completion fish > ~/.config/fish/completions/reparam.fish"""
+  reparam completion fish > ~/.config/fish/completions/reparam.fish""",
 )
 @click.argument("shell", required=False, type=click.Choice(SHELLS))
 @click.pass_context

@@ -12,7 +12,9 @@ from typing import Any
 import click
 
 from reparam.adapters.converter import no_converter
+from reparam.commands.command import Command
 from reparam.commands.common import json_option, print_json, stdout, table
+from reparam.commands.output import QUIET, loudness
 from reparam.errors import EXIT_NO, OutputError
 from reparam.example.demo import OnnxPart, Tour, tour
 from reparam.exporter import ExportReport
@@ -22,10 +24,10 @@ NETWORKS = ("repvgg", "cspresnet")
 
 
 @click.command(
-    epilog="""\b
-Example:
+    cls=Command,
+    example="""\
   reparam demo
-  reparam demo --network repvgg --keep demo-files"""
+  reparam demo --network repvgg --keep demo-files""",
 )
 @click.option(
     "--network",
@@ -94,9 +96,11 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def _teller(quiet: bool) -> Callable[[str], None]:
+def _teller(as_json: bool) -> Callable[[str], None]:
+    if loudness() == QUIET:
+        return lambda _: None
     return lambda message: click.echo(
-        f"$ {message}" if message.startswith("reparam") else f"  {message}", err=quiet
+        f"$ {message}" if message.startswith("reparam") else f"  {message}", err=as_json
     )
 
 

@@ -7,16 +7,17 @@ from importlib.util import find_spec
 
 import click
 
-from reparam.commands.output import json_option, print_json
+from reparam.commands.command import Command
+from reparam.commands.output import QUIET, json_option, loudness, print_json
 from reparam.commands.progress import progress
 from reparam.errors import EXIT_NO
 
 
 @click.command(
-    epilog="""\b
-Example:
+    cls=Command,
+    example="""\
   reparam doctor
-  reparam doctor --quick --json"""
+  reparam doctor --quick --json""",
 )
 @click.option("--quick", is_flag=True, help="Import the packages, and try nothing else.")
 @click.option(
@@ -41,7 +42,7 @@ def command(quick: bool, timeout: int, as_json: bool) -> int:
         found = diagnose(quick=quick, timeout=timeout, tell=tell)
     if as_json:
         print_json("doctor", "works" if found.works else "does not work", found.to_json())
-    else:
+    elif loudness() > QUIET:
         from reparam.commands.doctor_report import print_report
 
         print_report(found)

@@ -10,7 +10,9 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from reparam.adapters.closeness import figure
 from reparam.checkpoint import load_checkpoint
+from reparam.commands.command import Command
 from reparam.commands.common import (
     epsilon_option,
     force_option,
@@ -25,6 +27,7 @@ from reparam.commands.common import (
 from reparam.commands.detector_options import DetectorChoice, detector_options
 from reparam.commands.inputs import INPUT, is_checkpoint, the_checkpoint
 from reparam.commands.model_options import Choice, model_options
+from reparam.commands.output import note
 from reparam.exporter import Difference, ExportReport, Tensor, export_onnx
 
 _ONNX_ONLY = ("opset", "timeout", "output_names", "precision", "keep_io", "external_data")
@@ -36,13 +39,13 @@ def _words(_: Any, __: Any, text: str | None) -> list[str] | None:
 
 
 @click.command(
-    epilog="""\b
-Example:
+    cls=Command,
+    example="""\
   reparam export ckpt.pdparams --onnx
   reparam export ckpt.pdparams --onnx model.onnx --input-size 480x640 --batch 1
   reparam export ckpt.pdparams --onnx --dynamic batch,height,width --precision float16
   reparam export ckpt.pdparams --onnx --fold-normalize
-  reparam export ckpt.pdparams --paddle deploy.json"""
+  reparam export ckpt.pdparams --paddle deploy.json""",
 )
 @click.argument("checkpoint", required=False, type=INPUT)
 @click.option(
@@ -167,10 +170,11 @@ def command(
         onnx = ""
     warnings = list(_without_effect(onnx is not None, options))
     for warning in warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        note(warning)
     size = size_of(input_size)
     chosen = choice.of(source, prefix=prefix)
-    with progress() as tell:
+    steps = (3 if onnx is not None else 2) + (paddle is not None)
+    with progress(steps=steps) as tell:
         report = export_onnx(
             load_checkpoint(source, prefix=prefix),
             None if onnx is None else Path(onnx or source.with_suffix(".onnx")),
@@ -325,8 +329,9 @@ def _checks(report: ExportReport) -> Iterator[tuple[str, str]]:
 
 
 def _compared(runtime: str, worst: Difference) -> str:
+    distance = figure(worst.distance, worst.scale)
     return (
-        f"{runtime} is within {worst.distance:.2e} of the checkpoint in float64 (allowed: "
+        f"{runtime} is within {distance} of the checkpoint in float64 (allowed: "
         f"{worst.bound:.2e}, largest output {worst.scale:.3g}): {worst.verdict}"
     )
 

@@ -11,6 +11,7 @@ import click
 from reparam.checkpoint import FusionReport
 from reparam.checkpoint.files import PDPARAMS, SAFETENSORS
 from reparam.checkpoint.pipeline import Fusion, deploy_path, fuse
+from reparam.commands.command import Command
 from reparam.commands.common import (
     ending_text,
     epsilon_option,
@@ -18,6 +19,7 @@ from reparam.commands.common import (
     fields_of,
     force_option,
     json_option,
+    limit,
     prefix_option,
     progress,
     size_of,
@@ -36,19 +38,17 @@ if TYPE_CHECKING:
     from reparam.commands.grid import Grid
     from reparam.supervision import Limits
 
-_LISTED = 8  # blocks in the table; what is printed does not grow with the network
-
 
 @click.command(
-    epilog="""\b
-Example:
+    cls=Command,
+    example="""\
   reparam fuse ppyoloe_s.pdparams
   reparam fuse repvgg_a0.pth --epsilon 1e-5
   reparam fuse yolov6.pdparams --epsilon 1e-3 -o deploy.pdparams
   reparam fuse ppyoloe_s.pdparams --fold-bn --skip 'backbone.stages.3.*'
   reparam fuse model.onnx
   reparam fuse *.pdparams
-  reparam fuse checkpoints/ -o fused/"""
+  reparam fuse checkpoints/ -o fused/""",
 )
 @click.argument("checkpoints", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
@@ -197,8 +197,8 @@ def _print(result: Fusion, dry_run: bool) -> None:
     console.print(f"{result.source}: {name}")
     if report.fused:
         console.print(_blocks(report))
-        if len(report.fused) > _LISTED:
-            console.print(f"... and {len(report.fused) - _LISTED} more; --json lists every block")
+        if len(report.fused) > limit():
+            console.print(f"... and {len(report.fused) - limit()} more; --verbose lists all")
         console.print(
             f"{len(report.fused)} blocks fused; parameters in them {report.parameters_before:,} -> "
             f"{report.parameters_after:,}; {report.carried} other arrays carried over",
@@ -223,7 +223,7 @@ def _print_evidence(report: FusionReport) -> None:
 
 def _blocks(report: FusionReport) -> Grid:
     grid = table("block", "branches", "becomes", "#parameters", "#MACs/position")
-    for block in report.fused[:_LISTED]:
+    for block in report.fused[: limit()]:
         branches = " + ".join(block.branches)
         if block.alpha is not None:
             branches = f"{branches} x {block.alpha:.3g}"
@@ -244,9 +244,9 @@ def _print_remarks(result: Fusion) -> None:
         console.print(f"already in deploy form: {', '.join(report.already)}")
     if report.flushed:
         console.print(f"{report.flushed} subnormal values set to zero (they slow a CPU down)")
-    for left in report.left[:_LISTED]:
+    for left in report.left[: limit()]:
         console.print(f"left alone: {left.where}: {left.reason}")
-    if len(report.left) > _LISTED:
-        console.print(f"... and {len(report.left) - _LISTED} more left alone; --json lists them")
+    if len(report.left) > limit():
+        console.print(f"... and {len(report.left) - limit()} more left alone; --verbose lists them")
     for notice in report.notices:
         console.print(f"note: {notice}")

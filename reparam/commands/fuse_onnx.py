@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from reparam.commands.common import ending_text, progress, stdout, table, tell_unused
+from reparam.commands.common import ending_text, limit, progress, stdout, table, tell_unused
 from reparam.commands.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-LISTED = 8  # rows of a table; what is printed does not grow with the graph
 FOR_CHECKPOINTS = (
     "epsilon", "families", "model", "settings", "config", "input_channels", "input_size",
     "fold_bn", "prefix",
@@ -108,7 +107,7 @@ def fuse_graph_file(
     from reparam.graph import guarded  # the graph package is of no use to checkpoints
     from reparam.graph.reporting import to_json
 
-    with progress(f"reading {path}") as tell:
+    with progress(steps=3 if path.suffix == ".onnx" else 4) as tell:
         result = guarded.fuse(
             path,
             output,
@@ -137,9 +136,9 @@ def _print(result: GraphFusion, dry_run: bool) -> None:
         regions = "1 region" if number == 1 else f"{number:,} regions"
         console.print(f"{result.source}: {regions} fused")
         console.print(_regions(result))
-        if len(report.fused) > LISTED:
-            more = len(report.fused) - LISTED
-            console.print(f"... and {more:,} more; --json lists every region")
+        if len(report.fused) > limit():
+            more = len(report.fused) - limit()
+            console.print(f"... and {more:,} more; --verbose lists every region")
     else:
         console.print(f"{result.source}: {result.verdict}")
     console.print(reporting.changes_text(report))
@@ -160,7 +159,7 @@ def _regions(result: GraphFusion) -> Grid:
     from reparam.graph.macs import text_of
 
     grid = table("where", "nodes", "becomes", "#MACs")
-    for one in reporting.by_saving(result.report.fused)[:LISTED]:
+    for one in reporting.by_saving(result.report.fused)[: limit()]:
         each = {"before": one.macs_before, "after": one.macs_after}
         grid.add_row(
             one.where,
@@ -177,15 +176,15 @@ def _print_remarks(result: GraphFusion) -> None:
         console.print(f"{report.flushed} subnormal values set to zero (they slow a CPU down)")
     if report.failed:
         first, more = report.failed[0], len(report.failed) - 1
-        others = f" (and {more:,} more; --json lists them)" if more else ""
+        others = f" (and {more:,} more; --verbose lists them)" if more else ""
         console.print(f"left as it was, since its proof failed: {first.text}{others}; this is a "
                       "fault of reparam")  # fmt: skip
     told = [f"left alone: {one.text}" for one in report.left]
-    for line in told[:LISTED]:
+    for line in told[: limit()]:
         console.print(line)
-    if len(told) > LISTED:
-        console.print(f"... and {len(told) - LISTED:,} more left alone; --json lists them")
+    if len(told) > limit():
+        console.print(f"... and {len(told) - limit():,} more left alone; --verbose lists them")
     for notice in (*result.notices, *result.whole.notes):
         console.print(f"note: {notice}")
-    for warning in result.whole.warnings[:LISTED]:
+    for warning in result.whole.warnings[: limit()]:
         console.print(f"note: onnxruntime warns of the new file alone: {warning}")

@@ -16,10 +16,16 @@ class ReportConsole(Console):
     """A console for reports that other programs read as well."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print; outside a terminal, text is not broken into lines of our own."""
-        if not self.is_terminal and all(isinstance(item, str) for item in objects):
+        """Print; outside a terminal, text is not broken into lines, and no line ends in blanks."""
+        if self.is_terminal:
+            super().print(*objects, **options)
+            return
+        if all(isinstance(item, str) for item in objects):
             options.setdefault("soft_wrap", True)
-        super().print(*objects, **options)
+        with self.capture() as shown:
+            super().print(*objects, **options)
+        lines = (line.rstrip() for line in shown.get().split("\n"))
+        super().print("\n".join(lines), end="", soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError  # rich would exit with 1, which says "the answer is no"

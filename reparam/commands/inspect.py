@@ -13,6 +13,7 @@ from reparam.checkpoint.families.terms import labels_of
 from reparam.checkpoint.fusing import listing
 from reparam.checkpoint.inspection import Inspection, inspect
 from reparam.checkpoint.roles import QUANTISED, WEIGHTS
+from reparam.commands.command import Command
 from reparam.commands.common import (
     json_option,
     prefix_option,
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog="""\b
-Example:
+    cls=Command,
+    example="""\
   reparam inspect ckpt.pdparams
   reparam inspect model.onnx
   reparam inspect model.onnx --why /stage1/block0/Add
-  reparam inspect --families"""
+  reparam inspect --families""",
 )
 @click.argument("checkpoint", required=False, type=INPUT)
 @prefix_option

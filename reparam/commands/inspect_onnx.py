@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reparam.commands.common import print_json, progress, stdout, table
-from reparam.commands.fuse_onnx import LISTED
+from reparam.commands.common import limit, print_json, progress, stdout, table
 
 if TYPE_CHECKING:
     from reparam.commands.grid import Grid
@@ -32,11 +31,11 @@ def inspect_graph_file(path: Path, as_json: bool, limits: Limits) -> None:
     console.print(_about(found))
     _print_unfused(found)
     alike = _alike(found.refused)
-    for number, one in alike[:LISTED]:
+    for number, one in alike[: limit()]:
         first = f"{number:,} x {one.operator}, such as" if number > 1 else one.operator
         console.print(f"left at first: {first} '{one.where}': {one.reason}")
-    if len(alike) > LISTED:
-        console.print(f"... and {len(alike) - LISTED:,} more reasons; --json lists every node")
+    if len(alike) > limit():
+        console.print(f"... and {len(alike) - limit():,} more reasons; --verbose lists every node")
     for notice in found.notices:
         console.print(f"note: {notice}")
 
@@ -91,11 +90,11 @@ def _print_unfused(found: GraphInspection) -> None:
     regions = "1 region" if number == 1 else f"{number:,} regions"
     console.print(f"reparam fuse would fuse {regions} first, and maybe more after that:")
     grid = table("pass", "where", "nodes", "becomes", "#MACs")
-    for one in _largest_of_each(found.unfused)[:LISTED]:
+    for one in _largest_of_each(found.unfused)[: limit()]:
         grid.add_row(one.kind, *_row(one))
     console.print(grid)
-    if len(found.unfused) > LISTED:
-        console.print(f"... and {len(found.unfused) - LISTED:,} more; --json lists every region")
+    if len(found.unfused) > limit():
+        console.print(f"... and {len(found.unfused) - limit():,} more; --verbose lists all")
     console.print(counts_text(found.about["operators"], found.operators_after))
 
 

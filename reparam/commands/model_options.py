@@ -14,6 +14,7 @@ from reparam.adapters.foreign_import import is_factory
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.checkpoint import load_checkpoint
 from reparam.commands.common import settings_option, tell_unused
+from reparam.commands.output import note
 from reparam.configuration import (
     Configuration,
     check_configuration,
@@ -84,7 +85,7 @@ class Choice:
             return Chosen(settings, None, None, tuple(notices))
         notices += self._contradictions(configuration)
         for remark in configuration.remarks:
-            click.echo(f"note: {remark}", err=True)
+            note(remark)
         notices += configuration.remarks
         settings = {**configuration.settings, **settings}
         return Chosen(
@@ -104,7 +105,7 @@ class Choice:
             if name in said and said[name] != value
         ]
         for notice in notices:
-            click.echo(f"note: {notice}", err=True)
+            note(notice)
         return notices
 
 

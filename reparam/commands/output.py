@@ -6,7 +6,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,34 @@ import click
 from reparam.errors import ReparamError
 from reparam.version import tool_version
 
+QUIET, NORMAL, VERBOSE = -1, 0, 1
+_ALIKE = 0.75  # of difflib, without the dashes that all options share
+_LOUDNESS = "reparam.loudness"
+
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+def set_loudness(ctx: click.Context, wanted: int) -> None:
+    """Note how much the running command prints.
+
+    Raises:
+        UsageError: both were asked for.
+    """
+    if ctx.meta.setdefault(_LOUDNESS, wanted) != wanted:
+        raise click.UsageError("--quiet and --verbose exclude each other", ctx)
+
+
+def loudness() -> int:
+    """Return how much the running command prints: QUIET, NORMAL or VERBOSE."""
+    context = click.get_current_context(silent=True)
+    found: int = NORMAL if context is None else context.meta.get(_LOUDNESS, NORMAL)
+    return found
+
+
+def note(text: str) -> None:
+    """Print a notice on stderr, unless the command is to be quiet."""
+    if loudness() > QUIET:
+        click.echo(f"note: {text}", err=True)
 
 
 def print_json(
@@ -53,6 +81,9 @@ def as_ours(error: Exception) -> ReparamError:
     """Return an error that a command may end with as one of ours."""
     if isinstance(error, ReparamError):
         return error
+    if isinstance(error, click.NoSuchOption):
+        near = _near(error.option_name, error.possibilities or ())
+        error = click.NoSuchOption(error.option_name, possibilities=near, ctx=error.ctx)
     if isinstance(error, click.ClickException):
         ctx = getattr(error, "ctx", None)
         path = ctx.command_path if ctx else "reparam"
@@ -61,6 +92,17 @@ def as_ours(error: Exception) -> ReparamError:
         where = f": '{error.filename}'" if error.filename else ""
         return ReparamError(f"{error.strerror or error}{where}")
     return ReparamError("there is not enough memory", found=str(error))
+
+
+def _near(given: str, names: Iterable[str]) -> list[str]:
+    """Return the options that ``given`` may be a slip of, or the beginning."""
+    typed = given.lstrip("-")
+    return [
+        name
+        for name in names
+        if name.lstrip("-").startswith(typed)
+        or SequenceMatcher(None, typed, name.lstrip("-")).ratio() >= _ALIKE
+    ]
 
 
 def _coloured() -> bool:

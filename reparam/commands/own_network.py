@@ -8,11 +8,9 @@ from typing import Any
 
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.foreign_trials import METHOD
-from reparam.commands.common import ending_text, fields_of, progress, stdout, table
+from reparam.commands.common import ending_text, fields_of, limit, progress, stdout, table
 from reparam.commands.outcome import Outcome
 from reparam.exporter.layer_fusing import LayerFusion, LayerReport, fuse_layers
-
-_LISTED = 8  # blocks in the table; what is printed does not grow with the network
 
 
 def fuse_own(
@@ -68,7 +66,7 @@ def _print(result: LayerFusion, dry_run: bool) -> None:
 def _print_blocks(report: LayerReport) -> None:
     console = stdout()
     grid = table("block", "converted by", "#parameters", "#off by", "#allowed")
-    for proved in report.fused[:_LISTED]:
+    for proved in report.fused[: limit()]:
         done, check = proved.block, proved.check
         own = f"{done.kind.rpartition('.')[2]}.{done.method}"
         grid.add_row(
@@ -79,8 +77,8 @@ def _print_blocks(report: LayerReport) -> None:
             f"{check.bound:.2e}",
         )
     console.print(grid)
-    if len(report.fused) > _LISTED:
-        console.print(f"... and {len(report.fused) - _LISTED} more; --json lists every block")
+    if len(report.fused) > limit():
+        console.print(f"... and {len(report.fused) - limit()} more; --verbose lists every block")
     by_methods = sum(proved.block.by == METHOD for proved in report.fused)
     rest = len(report.fused) - by_methods
     others = f", {rest} by reparam" if rest else ""

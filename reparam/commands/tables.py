@@ -5,25 +5,34 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal
 
+from reparam.commands.output import QUIET, loudness
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from reparam.commands.grid import Grid
 
-_WIDTH = 100  # of tables when not in a terminal
+_UNWRAPPED = 1 << 20  # characters: no line of a table is as long
 
 
 def stdout() -> Console:
-    """Return the console for reports: plain text of a fixed width when not a terminal.
+    """Return the console for reports: plain text when not a terminal, nothing with ``--quiet``.
 
-    NO_COLOR keeps bold away as well; rich honours FORCE_COLOR, TERM and COLUMNS.
+    Outside a terminal a line is as long as it has to be, unless COLUMNS says otherwise. NO_COLOR
+    keeps bold away as well; rich honours FORCE_COLOR, TERM and COLUMNS.
     """
     from reparam.commands.grid import ReportConsole
 
     colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
-    console = ReportConsole(highlight=False, markup=False, emoji=False, color_system=colours)
-    if not console.is_terminal:
-        console.width = _WIDTH
+    console = ReportConsole(
+        highlight=False,
+        markup=False,
+        emoji=False,
+        color_system=colours,
+        quiet=loudness() == QUIET,
+    )
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
+        console.width = _UNWRAPPED
     return console
 
 

@@ -10,12 +10,14 @@ import click
 from reparam.checkpoint.families.terms import PADDLE, TORCH
 from reparam.checkpoint.files import PDPARAMS, SAFETENSORS
 from reparam.checkpoint.unfusing.pipeline import Unfusion, unfuse
+from reparam.commands.command import Command
 from reparam.commands.common import (
     ending_text,
     epsilon_option,
     family_option,
     force_option,
     json_option,
+    limit,
     prefix_option,
     print_json,
     progress,
@@ -28,16 +30,14 @@ if TYPE_CHECKING:
     from reparam.checkpoint.unfusing.report import UnfusionReport
     from reparam.commands.grid import Grid
 
-_LISTED = 8  # blocks in the table; what is printed does not grow with the network
-
 
 @click.command(
-    epilog="""\b
-Example:
+    cls=Command,
+    example="""\
   reparam unfuse repvgg.deploy.pdparams
   reparam unfuse ppyoloe_s.deploy.pdparams --like ppyoloe_s_fresh.pdparams
   reparam unfuse ppyoloe_s.deploy.pdparams --family RepVggBlock --with alpha
-  reparam unfuse x.pdparams --family RepVGG --with '*.1:rbr_identity' --without rbr_identity"""
+  reparam unfuse x.pdparams --family RepVGG --with '*.1:rbr_identity' --without rbr_identity""",
 )
 @click.argument("checkpoint", required=False, type=INPUT)
 @click.option(
@@ -168,9 +168,9 @@ def _print(result: Unfusion, dry_run: bool) -> None:
     console.print(f"{result.source}: {report.architecture or 'unknown architecture'}")
     if report.unfused:
         console.print(_blocks(report))
-        if len(report.unfused) > _LISTED:
-            more = len(report.unfused) - _LISTED
-            console.print(f"... and {more} more; --json lists every block")
+        if len(report.unfused) > limit():
+            more = len(report.unfused) - limit()
+            console.print(f"... and {more} more; --verbose lists every block")
         same = sum(block.same for block in report.unfused)
         console.print(f"{len(report.unfused)} blocks unfused, {same} of them to the last bit: "
                       f"fusing gives the same weights; {report.carried} other arrays carried "
@@ -189,7 +189,7 @@ def _print(result: Unfusion, dry_run: bool) -> None:
 
 def _blocks(report: UnfusionReport) -> Grid:
     grid = table("block", "family", "branches", "holds all of it")
-    for block in report.unfused[:_LISTED]:
+    for block in report.unfused[: limit()]:
         prefix = f"{block.where}."
         carrier = block.carrier.removeprefix(prefix).removesuffix(".weight")
         grid.add_row(block.where, block.family, " + ".join(block.branches), carrier)
@@ -199,11 +199,11 @@ def _blocks(report: UnfusionReport) -> Grid:
 def _print_remarks(report: UnfusionReport) -> None:
     console = stdout()
     if report.already and report.unfused:
-        more = f" and {len(report.already) - _LISTED} more" if len(report.already) > _LISTED else ""
-        console.print(f"in train-time form already: {', '.join(report.already[:_LISTED])}{more}")
-    for left in report.left[:_LISTED]:
+        more = f" and {len(report.already) - limit()} more" if len(report.already) > limit() else ""
+        console.print(f"in train-time form already: {', '.join(report.already[: limit()])}{more}")
+    for left in report.left[: limit()]:
         console.print(f"left alone: {left.where}: {left.reason}")
-    if len(report.left) > _LISTED:
-        console.print(f"... and {len(report.left) - _LISTED} more left alone; --json lists them")
+    if len(report.left) > limit():
+        console.print(f"... and {len(report.left) - limit()} more left alone; --verbose lists them")
     for notice in report.notices:
         console.print(f"note: {notice}")

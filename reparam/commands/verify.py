@@ -8,6 +8,8 @@ from typing import Any
 import click
 import numpy as np
 
+from reparam.adapters.closeness import figure
+from reparam.commands.command import Command
 from reparam.commands.common import (
     epsilon_option,
     family_option,
@@ -24,14 +26,15 @@ from reparam.commands.inputs import INPUT, the_checkpoint
 from reparam.commands.model_options import Choice, model_options
 from reparam.equivalence import Probing, Stage, Verification, verify
 from reparam.equivalence.probes import DEFAULT_SIZES
+from reparam.equivalence.records import ProbeResult
 from reparam.errors import EXIT_NO, CheckpointError
 
 
 @click.command(
-    epilog="""\b
-Example:
+    cls=Command,
+    example="""\
   reparam verify ckpt.pdparams ckpt.deploy.pdparams
-  reparam verify ckpt.pdparams ckpt.onnx --input-size 224"""
+  reparam verify ckpt.pdparams ckpt.onnx --input-size 224""",
 )
 @click.argument("original", required=False, type=INPUT)
 @click.argument("candidate", required=False, type=INPUT)
@@ -139,7 +142,10 @@ def _print_certificate(stage: Stage) -> None:
 
 def _worst(stage: Stage) -> tuple[str, str]:
     worst = stage.worst_block or stage.worst_probe
-    return (f"{worst.distance:.2e}", f"{worst.bound:.2e}") if worst else ("", "")
+    if worst is None:
+        return "", ""
+    scale = worst.scale if isinstance(worst, ProbeResult) else 0.0
+    return figure(worst.distance, scale), figure(worst.bound, scale)
 
 
 def _print_differing_blocks(result: Verification) -> None:

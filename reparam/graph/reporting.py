@@ -8,6 +8,7 @@ from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from reparam.adapters.closeness import figure
 from reparam.graph.macs import Extent
 from reparam.graph.records import Fused, GraphReport, Swap
 from reparam.graph.whole_records import EQUAL, NOT_RUN, Whole
@@ -144,8 +145,9 @@ def whole_text(whole: Whole) -> str:
             "what each region was proved stands"
         )
     worst = whole.worst
+    distance = figure(worst.distance, worst.scale, ".2g")
     numbers = (
-        f"'{worst.output}' is off by {worst.distance:.2g} where {worst.bound:.2g} is allowed "
+        f"'{worst.output}' is off by {distance} where {worst.bound:.2g} is allowed "
         f"and the original itself is off by {worst.floor:.2g}"
     )
     return f"equal as a whole on onnxruntime, {runs}: {numbers}; against {whole.truth}"

@@ -12,6 +12,7 @@ from reparam.adapters.closeness import (
     FLOOR_ROUNDINGS,
     UNDECIDABLE,
     closeness,
+    figure,
 )
 
 U = 2.0**-24
@@ -94,3 +95,15 @@ def test_the_same_sums_in_another_order_are_equal(seed: int, taps: int) -> None:
     order = rng.permutation(taps)
     terms = weight[:, order, None] * x[None, order, :]
     assert closeness(truth, weight @ x, np.cumsum(terms, axis=1)[:, -1]).verdict == "equal"
+
+
+@pytest.mark.parametrize(
+    ("distance", "scale", "text"),
+    [
+        (2.5e-6, 4.0, "2.50e-06"),
+        (2.5e3, 1e9, "2.50e+03 (2.5e-06 of the largest)"),
+        (0.0, 1e3, "0.00e+00 (0.0e+00 of the largest)"),
+    ],
+)
+def test_where_outputs_are_huge_a_difference_is_relative_too(distance, scale, text):
+    assert figure(distance, scale) == text

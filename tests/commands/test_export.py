@@ -220,7 +220,7 @@ class TestOptions:
         )  # fmt: skip
         assert code == 0
         for option in ("opset", "output-names", "timeout", "external-data", "keep-io"):
-            assert f"Warning: --{option} has no effect" in err
+            assert f"note: --{option} has no effect" in err
 
     @needs_converter
     def test_everything_at_once(self, run, source):

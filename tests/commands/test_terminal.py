@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
 import pty
@@ -17,10 +19,12 @@ from rich.console import Console
 
 from reparam.__main__ import cli
 from reparam.commands import progress as progress_module
+from reparam.commands.command import _GROUPS
+from reparam.commands.output import QUIET, VERBOSE
 from reparam.commands.progress import progress
 from reparam.commands.tables import stdout, table
 from tests.commands.processes import REPARAM, reparam, with_environment
-from tests.weights import repvgg_arrays, write
+from tests.weights import cspresnet_arrays, repvgg_arrays, write
 
 COMMANDS = cli.list_commands(click.Context(cli))
 
@@ -39,7 +43,9 @@ class TestHelp:
         code, out, _ = run(name, "--help")
         assert code == 0
         examples = [
-            line for line in out.partition("Example:")[2].splitlines() if "reparam " in line
+            line
+            for line in out.partition("Example:")[2].partition("\n\n")[0].splitlines()
+            if "reparam " in line
         ]
         assert examples
         for line in examples:
@@ -57,7 +63,7 @@ class TestHelp:
     def test_every_option_says_what_it_does(self, name):
         command = context_of(name, *["bash"] * (name == "completion")).command
         for parameter in command.params:
-            if isinstance(parameter, click.Option):
+            if isinstance(parameter, click.Option) and not parameter.hidden:
                 assert parameter.help or parameter.show_default, parameter.name
 
     def test_the_list_says_what_each_command_says(self, run):
@@ -79,6 +85,38 @@ class TestHelp:
         code, out, err = run(*typed)
         assert (code, out) == (2, "")
         assert re.search(f"Did you mean .*{meant}", err)
+
+    @pytest.mark.parametrize("typed", ["--gpu", "--optimize", "--cuda"])
+    def test_what_is_no_slip_gets_no_suggestion(self, run, typed):
+        assert "Did you mean" not in run("fuse", "x", typed)[2]
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_the_example_comes_first_and_options_in_groups(self, run, name):
+        _, out, _ = run(name, "--help")
+        titles = re.findall(r"^([A-Z][\w ]+):", out, re.MULTILINE)
+        assert titles[:2] == ["Usage", "Example"]
+        assert titles[-2:] == ["Output", "Advanced"]
+
+    def test_every_group_names_options_that_there_are(self):
+        names = {
+            parameter.name
+            for name in COMMANDS
+            for parameter in context_of(name, *["bash"] * (name == "completion")).command.params
+        }
+        assert {name for group in _GROUPS.values() for name in group} <= names
+
+    def test_quiet_and_verbose(self, run, tmp_path):
+        source = write(tmp_path, cspresnet_arrays(layers=(20, 20)))
+        assert run("fuse", source, "--dry-run", "--quiet", "--merge-siblings") == (0, "", "")
+        code, out, err = run("fuse", tmp_path / "none.pdparams", "-q")
+        assert (code, out) == (2, "")
+        assert "No such file" in err
+        assert json.loads(run("inspect", source, "-q", "--json")[1])
+        assert "--verbose lists all" in run("fuse", source, "--dry-run")[1]
+        _, out, err = run("fuse", source, "--dry-run", "--verbose")
+        assert sum("conv2  " in line for line in out.splitlines()) == 40
+        assert f"fusing {source} ..." in err
+        assert run("fuse", source, "-q", "-v")[0] == 2
 
     def test_a_file_without_a_command(self, run, tmp_path):
         code, _, err = run(write(tmp_path, repvgg_arrays()))
@@ -154,6 +192,21 @@ class TestTables:
         stdout().print(f"wrote {path}")
         assert capsys.readouterr().out == f"wrote {path}\n"
 
+    def test_outside_a_terminal_a_table_is_as_wide_as_it_has_to_be(
+        self, wide_table, capsys, monkeypatch
+    ):
+        wide_table.add_row("x" * 300, "1", verdict := "one word after the other, forty letters")
+        monkeypatch.delenv("COLUMNS", raising=False)
+        stdout().print(wide_table)
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 4
+        assert "x" * 300 in lines[3]
+        assert verdict in lines[3]
+        assert all(line == line.rstrip() for line in lines)
+        monkeypatch.setenv("COLUMNS", "60")
+        stdout().print(wide_table)
+        assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
+
     def test_outside_a_terminal_there_are_no_codes(self, capsys):
         stdout().print("text", style="bold red")
         assert capsys.readouterr().out == "text\n"
@@ -224,7 +277,37 @@ class TestProgress:
                 told += capsys.readouterr().err
             tell("writing")
         out, err = capsys.readouterr()
-        assert (told, out, err) == ("reading\n", "", "writing\n")
+        assert (told, out, err) == ("reading ...\n", "", "writing ...\n")
+
+    def test_steps_are_numbered_and_long_ones_say_their_seconds(self, capsys, monkeypatch):
+        monkeypatch.setattr(progress_module, "loudness", lambda: VERBOSE)
+        monkeypatch.setattr(progress_module.time, "monotonic", itertools.count(0, 0.7).__next__)
+        with progress(steps=2) as tell:
+            tell("reading")
+            tell("writing")
+        assert capsys.readouterr().err.splitlines() == ["[1/2] reading ...", "[2/2] writing ..."]
+        monkeypatch.setattr(progress_module.time, "monotonic", itertools.count(0, 1.5).__next__)
+        with progress("reading", steps=1):
+            pass
+        assert capsys.readouterr().err.splitlines()[-1] == "[1/1] reading: 1.5 s"
+
+    def test_a_bar_in_a_terminal(self, monkeypatch):
+        monkeypatch.setattr(progress_module, "loudness", lambda: VERBOSE)
+        shown = io.StringIO()
+        shown.isatty = lambda: True
+        monkeypatch.setattr(sys, "stderr", shown)
+        for name, value in (("COLUMNS", "80"), ("TERM", "xterm"), ("NO_COLOR", "1")):
+            monkeypatch.setenv(name, value)
+        with progress("reading", steps=2) as tell:
+            tell("writing")
+        assert re.search(r"\[2/2\] writing +\S{10}.* 0 s", shown.getvalue())
+
+    def test_quiet(self, capsys, monkeypatch):
+        monkeypatch.setattr(progress_module, "PATIENCE", 0.0)
+        monkeypatch.setattr(progress_module, "loudness", lambda: QUIET)
+        with progress("reading"):
+            time.sleep(0.02)
+        assert capsys.readouterr() == ("", "")
 
     def test_in_a_terminal_it_is_a_line_that_goes_away(self, tmp_path):
         path = write(tmp_path, repvgg_arrays())
@@ -238,11 +321,11 @@ class TestProgress:
         command = [sys.executable, "-c", f"{script}from reparam.__main__ import main\nmain()"]
         done = subprocess.run([*command, "inspect", str(path)], stderr=theirs, text=True,
                               stdout=subprocess.PIPE,
-                              env=with_environment(TERM="xterm", COLUMNS="60"))  # fmt: skip
+                              env=with_environment(TERM="xterm", COLUMNS="50"))  # fmt: skip
         shown = os.read(ours, 65536).decode()
         os.close(theirs)
         os.close(ours)
-        assert f"reading {path}"[:55] + "..." in shown
+        assert f"reading {path}"[:40] + "..." in shown
         assert shown.endswith("\x1b[?25h\r\x1b[1A\x1b[2K")  # the cursor is back, the line is gone
         assert "reading" not in done.stdout
         assert "\x1b" not in done.stdout
