@@ -146,11 +146,14 @@ def channel_bounds(
         for stored, exact in ((weight, fused.weight), (bias, fused.bias))
     )
     small, bias_small = (flushed, bias_flushed) if name in FLUSHED else (size, 1)
+    # The enclosure itself reaches below the smallest float64 where nothing is added up at all: that
+    # is no rounding of what is stored, and no ratio to nothing.
+    least = SMALLEST_NORMAL["float64"]
     return ChannelBounds(
         _above(_not_nan(c), 1),
         _above(_not_nan(d), 1),
-        u * sums.weight + lost * small,
-        u * sums.bias + lost * bias_small,
+        u * sums.weight + lost * small + least,
+        u * sums.bias + lost * bias_small + least,
         flushed + bias_flushed,
     )
 

@@ -262,6 +262,17 @@ def test_flushing_in_float16_is_caught(monkeypatch):
     assert misfit.off > misfit.allowed
 
 
+@pytest.mark.parametrize("dtype", DTYPES[:3])
+def test_what_adds_nothing_is_no_rounding_off(dtype):
+    """The enclosure of a bias of zeros is not zero, and is no rounding of what is stored."""
+    zeros = np.zeros(2)
+    norm = BatchNorm(np.ones(2), zeros, zeros, np.ones(2), epsilon=1e-5)
+    block = Sequential(
+        Conv.of(np.random.default_rng(0).normal(size=(2, 2, 3, 3)).astype("f4"), zeros), norm
+    )
+    assert certify(block, *stored_of(block, dtype)).roundings <= 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-5, 1e3))
 def test_one_wrong_weight_says_so(seed, error):
