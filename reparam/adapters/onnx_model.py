@@ -141,11 +141,27 @@ def add_metadata(proto: Any, metadata: Mapping[str, str]) -> None:
 
 
 def _value(value: Any) -> Value:
+    if value.type.WhichOneof("value") not in (None, "tensor_type"):
+        return Value(value.name, (), _kind(value.type))
     dims = value.type.tensor_type.shape.dim
     shape = tuple(
         int(dim.dim_value) if dim.HasField("dim_value") else str(dim.dim_param) for dim in dims
     )
     return Value(value.name, shape, _dtype(value.type.tensor_type.elem_type))
+
+
+def _kind(found: Any) -> str:
+    """Return the name of a type: of a sequence, an optional, a map, with the types in it."""
+    kind = str(found.WhichOneof("value") or "").removesuffix("_type")
+    inner = getattr(found, f"{kind}_type", None)
+    if inner is None:
+        return "undefined"
+    if kind in ("tensor", "sparse_tensor"):
+        dims = (dim.dim_param or dim.dim_value for dim in inner.shape.dim)
+        return f"{kind}({_dtype(inner.elem_type)} [{', '.join(map(str, dims))}])"
+    if kind == "map":
+        return f"map({_dtype(inner.key_type)}, {_kind(inner.value_type)})"
+    return f"{kind}({_kind(inner.elem_type)})" if kind in ("sequence", "optional") else kind
 
 
 def _dtype(element: int) -> str:

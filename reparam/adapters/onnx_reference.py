@@ -35,7 +35,7 @@ def evaluate_node(node: bytes, inputs: Sequence[Array | None], opset: int) -> li
         opset: version of the standard domain.
 
     Raises:
-        ExportError: the reference does not know the operator, or fails.
+        ExportError: the reference does not know the operator, fails, or gives a sequence.
     """
     onnx = import_onnx()
     from onnx.reference import ReferenceEvaluator
@@ -60,5 +60,7 @@ def evaluate_node(node: bytes, inputs: Sequence[Array | None], opset: int) -> li
         raise ExportError(
             f"onnx's reference cannot evaluate {proto.op_type}", found=str(error)[:200]
         ) from error
+    if not all(isinstance(value, np.ndarray | np.generic) for value in found):
+        raise ExportError(f"{proto.op_type} gives what is no tensor")
     by_name = dict(zip(wanted, found, strict=True))
     return [np.asarray(by_name.get(name, np.zeros(0))) for name in proto.output]

@@ -5,7 +5,7 @@ Linear in the nodes: a node looks at the forms of what it reads, of which there 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING
@@ -56,7 +56,7 @@ class Analysis:
     """
 
     constants: Constants
-    frozen: Collection[ir.Node]
+    frozen: Mapping[ir.Node, str]
     nodes: dict[ir.Node, int] = field(default_factory=dict)
     values: dict[ir.Value, int] = field(default_factory=dict)
     forms: dict[ir.Value, tuple[Form, ...]] = field(default_factory=dict)
@@ -100,15 +100,17 @@ class Analysis:
         return node.op_type in RULES and node.domain in ("", "ai.onnx") and node not in self.frozen
 
 
-def analyse(graph: ir.Graph, constants: Constants, frozen: Collection[ir.Node] = ()) -> Analysis:
+def analyse(
+    graph: ir.Graph, constants: Constants, frozen: Mapping[ir.Node, str] | None = None
+) -> Analysis:
     """Return the forms of every value of a graph, in one walk.
 
     Args:
         graph: with its nodes in topological order.
         constants: of it.
-        frozen: nodes that are left whole, linear or not.
+        frozen: nodes that are left whole, linear or not, and why.
     """
-    found = Analysis(constants, frozen)
+    found = Analysis(constants, frozen or {})
     for index, node in enumerate(graph):
         found.nodes[node] = index
         for output in node.outputs:

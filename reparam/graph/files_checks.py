@@ -45,8 +45,9 @@ def check_supported(model: Any) -> None:
     """Refuse what would be lost when the model is written again.
 
     Raises:
-        GraphError: training information, a distribution over devices, sparse tensors, types that
-            are no tensors (maps, opaque ones), or parts that the installed onnx does not know.
+        GraphError: training information, a distribution over devices, sparse tensors, types
+            of subgraphs that are no tensors (maps, opaque ones), or parts that the installed onnx
+            does not know.
     """
     if model.training_info:
         raise _unsupported("training information", "a fused model is for inference alone")
@@ -60,7 +61,9 @@ def check_supported(model: Any) -> None:
                 raise _unsupported(f"a distribution over several devices of {named(node)}")
             for attribute in node.attribute:
                 _check_attribute(attribute, node)
-        values = [getattr(graph, field, ()) for field in ("input", "output", "value_info")]
+        # those of the main graph are kept as they are
+        inner = () if graph is model.graph else ("input", "output", "value_info")
+        values = [getattr(graph, field, ()) for field in inner]
         for value in (value for row in values for value in row if not isinstance(value, str)):
             _check_type(value.type, f"value '{value.name}'")
     size = model.ByteSize()

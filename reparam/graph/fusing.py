@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from reparam.errors import NotEquivalentError, NotFusibleError
 from reparam.graph.analysis import analyse
 from reparam.graph.constants import Constants
-from reparam.graph.idioms import idioms
+from reparam.graph.idioms import left_whole
 from reparam.graph.laws import BorderFilling
 from reparam.graph.macs import Extent, Sizes, macs_of
 from reparam.graph.moves import NOT_MADE, Avoid, move
@@ -67,7 +67,7 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     prepare(model, constants, options, report)
     normalized = _normalized(model, constants, options, report)
     report.macs_before = macs_of(graph)
-    whole = {} if "idioms" in options.without else idioms(graph, constants)
+    whole = left_whole(graph, constants, options.without)
     avoid: set[Ends] = set()
     while _to_a_fixpoint(graph, constants, options, report, whole, avoid):
         if not fold_again(model, constants, options, report):
@@ -90,7 +90,7 @@ def _to_a_fixpoint(
     constants: Constants,
     options: Options,
     report: GraphReport,
-    whole: Collection[ir.Node],
+    whole: Mapping[ir.Node, str],
     avoid: set[Ends],
 ) -> bool:
     """Rewrite regions and make moves until neither finds more; return whether moves did."""
@@ -131,7 +131,7 @@ def _one_round(
     options: Options,
     report: GraphReport,
     avoid: set[Ends],
-    whole: Collection[ir.Node],
+    whole: Mapping[ir.Node, str],
 ) -> bool:
     """Rewrite what can be; return whether another round may find more."""
     analysis = analyse(graph, constants, whole)

@@ -19,7 +19,7 @@ Mish in parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -30,14 +30,89 @@ from reparam.graph.constants import Constants
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from reparam.graph.forms import Form
+
 _SQRT2 = 2.0**0.5
 _CLOSE = 1e-3  # relative: a constant that was written with fewer digits is the same one
+
+_KERNELS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_JOINED = frozenset({"Add", "BatchNormalization", "Mul"})  # what onnxruntime folds into them
+_CARRIED = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Slice", "Squeeze"})
+_CARRIED |= {"Transpose", "Unsqueeze"}  # what it swaps with QuantizeLinear and DequantizeLinear
+_CLIPPING = frozenset({"Clip", "Relu"})
 
 Nodes: TypeAlias = "tuple[ir.Node, ...]"
 
 
+def left_whole(
+    graph: ir.Graph, constants: Constants, without: Collection[str] = ()
+) -> dict[ir.Node, str]:
+    """Return the nodes to leave whole, each with the reason in words.
+
+    Args:
+        without: names of passes that are switched off.
+    """
+    part = "it is part of {}, which runtimes know as one operator, and run faster whole"
+    found = {} if "idioms" in without else idioms(graph, constants)
+    whole = {node: part.format(name) for node, name in found.items()}
+    # Nothing is gained where nothing is computed, and there is no probe to prove it on.
+    whole.update(dict.fromkeys(filter(_has_no_elements, graph), "it has values without elements"))
+    return whole
+
+
+QUANTIZED = (
+    "it stands between DequantizeLinear and QuantizeLinear, where onnxruntime rounds the weights "
+    "of one operator to 8 bits, and does not those of several"
+)
+
+
+def is_quantized_by_runtime(form: Form, nodes: Nodes, output: ir.Value) -> bool:
+    """Whether onnxruntime would round the weights of the one operator that nodes become.
+
+    Of its own accord it does so with one Conv, ConvTranspose or Gemm that reads what was quantized
+    and is read to be quantized. It makes one of a convolution and what follows it in a line; such
+    regions it rounds whether they are fused or not. Source: onnxruntime 1.32, the transformers
+    WeightBiasQuantization and QDQPropagation.
+    """
+    return (
+        _comes_from_quantized(form.source)
+        and any(node.op_type in _KERNELS for node in nodes)
+        and not _is_one_to_runtime(form, nodes)
+        and _goes_to_quantized(output)
+    )
+
+
+def _is_one_to_runtime(form: Form, nodes: Nodes) -> bool:
+    first, *others = nodes
+    joins = any(len(part.parts) > 1 for part in form.behind())
+    return first.op_type in _KERNELS and not joins and all(n.op_type in _JOINED for n in others)
+
+
+def _comes_from_quantized(value: ir.Value) -> bool:
+    node = value.producer()
+    while node is not None and node.op_type in _CARRIED and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
+def _goes_to_quantized(value: ir.Value) -> bool:
+    waiting = [value]
+    while waiting:
+        for use in waiting.pop().uses():
+            if use.node.op_type == "QuantizeLinear":
+                return True
+            if use.node.op_type in _CARRIED | _CLIPPING and use.node.outputs:
+                waiting.append(use.node.outputs[0])
+    return False
+
+
+def _has_no_elements(node: ir.Node) -> bool:
+    values = (*node.inputs, *node.outputs)
+    return any(v is not None and v.shape is not None and 0 in v.shape for v in values)
+
+
 def idioms(graph: ir.Graph, constants: Constants) -> dict[ir.Node, str]:
-    """Return the nodes to leave whole, each with the name of what it is part of."""
+    """Return the nodes of every idiom, each with the name of what it is part of."""
     found: dict[ir.Node, str] = {}
     for node in graph:
         match = _MATCHES.get(node.op_type) if node.domain in ("", "ai.onnx") else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from reparam.adapters.onnx_cleaning import import_onnx_ir
 from reparam.adapters.onnx_model import import_onnx
+from reparam.graph.files_serde import type_and_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -130,13 +131,14 @@ def _take(graph: ir.Graph, proto: Any) -> None:
 
 def _give(values: Iterable[ir.Value], known: dict[str, Any]) -> None:
     ir = import_onnx_ir()
-    shape_of, kinds, shapes = ir.serde.deserialize_type_proto_for_shape, ir.DataType, ir.Shape
+    kinds, shapes = ir.DataType, ir.Shape
     for value in values:
         found = known.get(value.name or "")
         if found is None:
             continue
         if not found.HasField("tensor_type"):
-            shape = shape_of(found) if found.WhichOneof("value") != "map_type" else None
+            kind, shape = type_and_shape(found)  # a sequence, an optional; none of a map
+            value.type = value.type if kind is None else kind
             value.shape = value.shape if shape is None else shape
             continue
         tensor = found.tensor_type

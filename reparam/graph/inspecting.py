@@ -13,7 +13,7 @@ from reparam.graph.computing import numbers_of
 from reparam.graph.constants import Constants
 from reparam.graph.files import Opened, open_model
 from reparam.graph.fusing import OLDEST_OPSET, operators_of
-from reparam.graph.idioms import idioms
+from reparam.graph.idioms import left_whole
 from reparam.graph.macs import Sizes
 from reparam.graph.numbers import Pointwise
 from reparam.graph.preparing import prepare
@@ -124,7 +124,7 @@ def first_round(model: ir.Model, constants: Constants, options: Options | None =
     """Make a graph ready in memory, and return what would be fused first."""
     options = options or Options()
     prepare(model, constants, options, GraphReport(operators_of(model.graph)))
-    analysis = analyse(model.graph, constants, idioms(model.graph, constants))
+    analysis = analyse(model.graph, constants, left_whole(model.graph, constants))
     return First(analysis, choose(model.graph, analysis, allow_macs=options.allow_macs))
 
 

@@ -16,7 +16,7 @@ Every move is proved before it is made, like a region.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from reparam.errors import NotEquivalentError, NotFusibleError
@@ -50,7 +50,7 @@ def move(
     constants: Constants,
     options: Options,
     report: GraphReport,
-    frozen: Collection[ir.Node],
+    frozen: Mapping[ir.Node, str],
     avoid: Avoid,
 ) -> bool:
     """Make every move that saves something; return whether there was one."""
@@ -107,7 +107,7 @@ def _all_runs(
     graph: ir.Graph,
     constants: Constants,
     report: GraphReport,
-    frozen: Collection[ir.Node],
+    frozen: Mapping[ir.Node, str],
     avoid: Avoid,
     what: tuple[str, _Look],
 ) -> bool:

@@ -78,11 +78,16 @@ class Plan:
         """Make the new nodes.
 
         Raises:
-            NotFusibleError: a weight does not fit the dtype, or is not finite.
+            NotFusibleError: a weight does not fit the dtype, or is not finite; or an output of
+                the graph would be a value that has a name of its own.
             NotEquivalentError: the numbers are not of what was foreseen.
         """
         for change in self._changes:
             self.new.append(self._written(change))
+        ours = {output for node in self.made for output in node.outputs}
+        for old, new in self.now.items():
+            if old.is_graph_output() and new not in ours:
+                raise NotFusibleError(f"the output '{old.name}' would be '{new.name}'")
 
     def _written(self, change: Change) -> list[ir.Node]:
         node = change.node

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from reparam.conv.geometry import Geometry
 from reparam.errors import NotFusibleError
 from reparam.graph.analysis import Analysis
 from reparam.graph.forms import Form
-from reparam.graph.regions import candidates, nodes_of
+from reparam.graph.idioms import QUANTIZED, is_quantized_by_runtime
+from reparam.graph.regions import candidates, closed, nodes_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -67,7 +68,7 @@ def _settings(geometry: Geometry) -> str:
 def reasons_of(node: ir.Node, analysis: Analysis) -> Iterator[str]:
     """Yield why no region takes a node, one line each."""
     if node in analysis.frozen:
-        yield "it is part of what runtimes know as one operator, and run faster whole"
+        yield analysis.frozen[node]
         return
     if not analysis.is_linear(node):
         yield f"{_operator(node)} is not linear in one value: forms end here"
@@ -108,16 +109,9 @@ def _why_no_form(node: ir.Node, analysis: Analysis) -> str:
 def _why_no_region(form: Form, output: ir.Value, analysis: Analysis) -> str:
     """Return why no region ends at a value with this form."""
     costs = {part.node: part.cost for part in form.behind() if part.node is not None}
-    for part in form.behind():
-        assert part.node is not None
-        for value in part.node.outputs:
-            if value is output:
-                continue
-            outside = [use.node for use in value.uses() if use.node not in costs]
-            if value.is_graph_output():
-                return f"'{value.name}' inside is an output of the graph"
-            if outside:
-                return f"'{value.name}' inside is read elsewhere, by {_nodes(outside)}"
+    read = _read_elsewhere(costs, output)
+    if read:
+        return read
     before, after = sum(costs.values()), form.after
     if after > before * (1 + 1e-9):
         if before == 0:
@@ -128,9 +122,22 @@ def _why_no_region(form: Form, output: ir.Value, analysis: Analysis) -> str:
         )
     if nodes_of(form) >= len(costs) and after >= before * (1 - 1e-9):
         return f"it is as small as it gets; {_before(form.source, analysis)}"
+    if is_quantized_by_runtime(form, closed(form, output, analysis) or (), output):
+        return QUANTIZED
     if any(region.form is form for region in candidates(output, analysis, 1.0)):
         return "another region that saves more takes a part of it"
     return "too little is saved"
+
+
+def _read_elsewhere(nodes: Collection[ir.Node], output: ir.Value) -> str:
+    """Return what needs a value between some nodes other than the last, or nothing."""
+    for value in (value for node in nodes for value in node.outputs if value is not output):
+        outside = [use.node for use in value.uses() if use.node not in nodes]
+        if value.is_graph_output():
+            return f"'{value.name}' inside is an output of the graph"
+        if outside:
+            return f"'{value.name}' inside is read elsewhere, by {_nodes(outside)}"
+    return ""
 
 
 def _before(value: ir.Value, analysis: Analysis) -> str:

@@ -12,6 +12,7 @@ from reparam.graph import readers
 from reparam.graph.analysis import Analysis
 from reparam.graph.computing import numbers_of
 from reparam.graph.forms import Form
+from reparam.graph.idioms import is_quantized_by_runtime
 from reparam.graph.numbers import Pointwise
 
 if TYPE_CHECKING:
@@ -174,6 +175,8 @@ def _region(
     if form.shaped.geometry is not None and before == 0:
         return None  # pooling and padding without a kernel must not become a convolution
     if saved < 0 or (saved == 0 and after >= before):
+        return None
+    if is_quantized_by_runtime(form, nodes, output):
         return None
     kind = _kind(nodes, form)
     if kind == CHAIN and after >= before and any(n.op_type == "AveragePool" for n in nodes):

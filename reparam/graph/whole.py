@@ -18,6 +18,7 @@ from reparam.adapters.onnx_files import read_header
 from reparam.adapters.onnx_model import Interface, interface_of
 from reparam.errors import ExportError
 from reparam.graph.evaluation_calls import Array
+from reparam.graph.files_serde import deserialized
 from reparam.graph.whole_inputs import LARGER, PROBES, SIZES, feeds, plans, shapes, unknown_kind
 from reparam.graph.whole_pair import FusedRefusedError, Pair
 from reparam.graph.whole_records import (
@@ -30,6 +31,7 @@ from reparam.graph.whole_records import (
 )
 from reparam.graph.whole_variants import (
     chosen_from,
+    drawing,
     expose,
     has_bfloat16,
     has_float16,
@@ -117,6 +119,7 @@ class _Comparison:
     def __init__(self, paths: tuple[Path, Path], folder: Path, threads: int) -> None:
         self._files, self._folder, self._threads = paths, folder, threads
         model = _load(paths[0])
+        self._drawing = drawing(model)
         self._wide = has_bfloat16(model)
         self._stored = "bfloat16" if self._wide else "float16" if has_float16(model) else None
         self._runnable = paths
@@ -134,6 +137,8 @@ class _Comparison:
         return model
 
     def of(self, interface: Interface, seed: int, sizes: Sequence[tuple[int, int]]) -> Whole:
+        if self._drawing:
+            return Whole(NOT_RUN, reason=f"{self._drawing} makes other numbers in every run")
         pair = self._pair(partial(self._model, self._files[0]), self._runnable, "whole")
         notes = ("run as float32 copies, with the bfloat16 weights",) if self._wide else ()
         results: list[Result] = []
@@ -185,7 +190,9 @@ class _Comparison:
 def _load(path: Path) -> ir.Model:
     import onnx_ir
 
-    return onnx_ir.load(path)
+    model = deserialized(read_header(path))
+    onnx_ir.external_data.set_base_dir(model.graph, path.parent)
+    return model
 
 
 def _exposed(read: partial[ir.Model], names: Sequence[str]) -> ir.Model:

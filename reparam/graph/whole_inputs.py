@@ -18,7 +18,7 @@ SIZES = ((64, 96), (65, 97), (96, 64))
 LARGER = ((224, 224), (256, 320), (640, 640))  # where a graph takes none of the others
 _LENGTHS = (16, 17, 24, 32)  # of any other open axis
 _BATCHES = (2, 1)
-_KINDS = {"float32", "float16", "float64", "bfloat16", "bool"}
+_KINDS = {"float32", "float16", "float64", "bfloat16", "bool", "string"}
 _KINDS |= {"int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64"}
 
 
@@ -54,7 +54,7 @@ def shapes(inputs: Sequence[Value], plan: Plan) -> dict[str, tuple[int, ...]]:
         sides = iter(plan.image * 2)
         sizes = []
         for axis, size in enumerate(value.shape):
-            if isinstance(size, int) and size > 0:
+            if isinstance(size, int) and size >= 0:
                 sizes.append(size)
                 continue
             if axis == 0:
@@ -73,8 +73,8 @@ PROBES = ("normal", "corner impulses and ones")
 def feeds(inputs: Sequence[Value], plan: Plan, probe: str, seed: int) -> dict[str, Array]:
     """Return an array for each input.
 
-    Floats as ``probe`` says; integers from 0 to 3, which indices, lengths and counts mostly allow;
-    the sizes that detectors ask for beside an image are what they are.
+    Floats as ``probe`` says; integers from 0 to 3, which indices, lengths and counts mostly allow,
+    and such numbers as texts; the sizes that detectors ask for beside an image are what they are.
     """
     rng = np.random.default_rng(seed)
     made: dict[str, Array] = {}
@@ -82,7 +82,7 @@ def feeds(inputs: Sequence[Value], plan: Plan, probe: str, seed: int) -> dict[st
         shape = shapes(inputs, plan)[value.name]
         if value.dtype == "bool":
             made[value.name] = np.asarray(rng.random(shape) < 0.5)
-        elif "int" in value.dtype:
+        elif "int" in value.dtype or value.dtype == "string":
             made[value.name] = np.asarray(rng.integers(0, 4, size=shape))
         elif value.name == "scale_factor":
             made[value.name] = np.ones(shape)
@@ -113,4 +113,6 @@ def _as(array: Array, dtype: str) -> Array:
         import ml_dtypes
 
         return array.astype(ml_dtypes.bfloat16)
+    if dtype == "string":
+        return array.astype(str).astype(object)
     return array.astype(dtype)

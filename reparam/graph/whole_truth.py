@@ -37,7 +37,7 @@ class _Meter:
 
 def _macs(operator: str, inputs: Inputs, found: Sequence[Array]) -> int:
     x, weight = (inputs[at] if at < len(inputs) else None for at in (0, 1))
-    if x is None or weight is None:
+    if x is None or weight is None or not weight.size:
         return 0
     if operator == "Conv":
         return int(weight[0].size) * found[0].size
@@ -110,10 +110,19 @@ class Truth:
 
         self.elsewhere.add(node.op_type)
         proto = onnx_ir.serde.serialize_node(node)
+        given = [_declared(v, array) for v, array in zip(node.inputs, inputs, strict=True)]
         try:
-            return evaluate_node(proto.SerializeToString(), inputs, self._opset)
+            return evaluate_node(proto.SerializeToString(), given, self._opset)
         except ExportError as error:
             raise NotEvaluableError(f"{error.what}: {error.found}") from error
+
+
+def _declared(value: ir.Value | None, array: Array | None) -> Array | None:
+    """Return integers in the dtype that the graph declares: what saturates depends on it."""
+    if value is None or array is None or value.dtype is None or array.dtype.kind not in "iu":
+        return array
+    declared = value.dtype.numpy()
+    return array.astype(declared) if declared.kind in "iu" else array
 
 
 def inlined(model: ir.Model) -> ir.Model:

@@ -17,7 +17,9 @@ _INSIDE = 1 << 30  # bytes of weights that are kept in the file itself
 _MOVED = ("FLOAT", "FLOAT16", "DOUBLE")
 _CHOOSING = frozenset({"ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "NonZero", "Unique"})
 _CHOOSING |= {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Floor", "Ceil"}
-_CHOOSING |= {"Round", "Sign", "Hardmax"}
+_CHOOSING |= {"Round", "Sign", "Hardmax", "QuantizeLinear", "DynamicQuantizeLinear"}
+_DRAWING = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"})
+_DRAWING |= {"RandomUniform", "RandomUniformLike"}
 _WHOLE = frozenset({2, 3, 4, 5, 6, 7, 9, 12, 13})  # of TensorProto.DataType: integers and bool
 
 
@@ -29,6 +31,18 @@ def has_bfloat16(model: ir.Model) -> bool:
 def has_float16(model: ir.Model) -> bool:
     """Whether a model holds weights of float16."""
     return _holds(model, "FLOAT16")
+
+
+def drawing(model: ir.Model) -> str:
+    """Return an operator that makes other numbers in every run, or nothing."""
+    scopes = [model.graph.all_nodes(), *(f.all_nodes() for f in model.functions.values())]
+    nodes = (node for scope in scopes for node in scope)
+    return next((node.op_type for node in nodes if _draws(node)), "")
+
+
+def _draws(node: ir.Node) -> bool:
+    training = node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None
+    return training or node.op_type in _DRAWING
 
 
 def _holds(model: ir.Model, kind: str) -> bool:

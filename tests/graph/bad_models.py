@@ -113,18 +113,20 @@ def doubled_function() -> bytes:
 
 def map_typed() -> bytes:
     proto = good()
-    found = proto.graph.output.add(name="m")
-    found.type.map_type.key_type = INT64
-    found.type.map_type.value_type.tensor_type.elem_type = FLOAT
-    proto.graph.node.append(helper.make_node("ZipMap", ["y"], ["m"], domain="ai.onnx.ml"))
-    proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    kind = helper.make_map_type_proto(INT64, helper.make_tensor_type_proto(FLOAT, []))
+    kind = helper.make_sequence_type_proto(kind)
+    proto.graph.node.append(helper.make_node("Own", [], ["m"], "of_maps", domain="own", type=kind))
+    proto.opset_import.append(helper.make_opsetid("own", 1))
     return bytes(proto.SerializeToString())
 
 
 def opaque() -> bytes:
     proto = good()
-    found = proto.graph.value_info.add(name="c")
+    inner = helper.make_graph([], "inner", [], [])
+    found = inner.value_info.add(name="c")
     found.type.sequence_type.elem_type.opaque_type.name = "own"
+    proto.graph.node.append(helper.make_node("Own", [], ["m"], domain="own", body=inner))
+    proto.opset_import.append(helper.make_opsetid("own", 1))
     return bytes(proto.SerializeToString())
 
 
@@ -282,7 +284,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "sparse constant": (sparse_constant, "a sparse tensor in node 'sparse_one'"),
     "sparse constants": (sparse_constants, "a sparse tensor in node 'sparse_ones'"),
     "opaque": (opaque, "the type of value 'c' is a 'opaque_type'"),
-    "map": (map_typed, "the type of value 'm' is a 'map_type'"),
+    "map": (map_typed, "the type of an attribute of node 'of_maps' (Own) is a 'map_type'"),
     "unknown field": (unknown_field, "does not know"),
     "not UTF-8": (
         lambda: GOOD.replace(b"relu_y", b"relu\xff\xfe"), "not UTF-8"

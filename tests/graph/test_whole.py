@@ -266,6 +266,23 @@ def test_differing_integers_of_equal_candidates_are_undecidable(tmp_path):
     assert "'candidates'" in found.reason
 
 
+@pytest.mark.parametrize(
+    ("weight", "verdict"), [(0.5 + 2.0**-24, UNDECIDABLE), (0.6, DIFFERENT)]
+)  # fmt: skip
+def test_a_rounding_that_carries_a_value_over_a_step_is_undecidable(tmp_path, weight, verdict):
+    """Ones, halved and rounded to integers: 0.5 becomes 0, and what is one bit more becomes 1."""
+    for name, halving in (("a", 0.5), ("b", weight)):
+        graph = Written(inputs={"x": ("float32", (2, 1, 8, 8))})
+        graph.constant("w", np.full((1, 1, 1, 1), halving))
+        graph.node("Conv", ["x", "w"], "c")
+        graph.node("QuantizeLinear", ["c", graph.constant("s", np.float32(1))], "q")
+        graph.node("DequantizeLinear", ["q", "s"], "y")
+        graph.outputs["y"] = ("float32", (2, 1, 8, 8))
+        graph.save(tmp_path / f"{name}.onnx")
+    found = compare(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    assert found.verdict == verdict, found.reason
+
+
 def test_values_that_are_not_finite_in_the_original_are_left_out(tmp_path):
     def logarithm(graph, value):
         graph.node("Log", [value], "y")  # of what the Relu made 0
