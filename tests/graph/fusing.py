@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 
+from reparam.graph.files import open_model, save_model
 from reparam.graph.fusing import fuse_graph
+from reparam.graph.whole import compare
+from reparam.graph.whole_records import Whole
 from tests.graph.builder_base import GraphBase
 from tests.graph.truth import measured, off_by
 
@@ -23,6 +27,14 @@ def fused(model: onnx.ModelProto, *options: Any) -> onnx.ModelProto:
     assert report.failed == []
     made: onnx.ModelProto = ir.serde.serialize_model(changed)
     return made
+
+
+def fused_file(path: Path, target: Path) -> Whole:
+    """Write a fused file, even where nothing was fused; return how it compares as a whole."""
+    model = open_model(path).model
+    assert fuse_graph(model).failed == []
+    save_model(model, target)
+    return compare(path, target)
 
 
 def interface(model: onnx.ModelProto) -> list[Any]:

@@ -21,7 +21,8 @@ from onnx.reference import ReferenceEvaluator
 from reparam.adapters.closeness import closeness
 from reparam.adapters.onnx_runtime import import_onnxruntime
 from reparam.errors import ReparamError
-from reparam.graph.pipeline import fuse_onnx
+from reparam.graph.whole_records import DIFFERENT
+from tests.graph.fusing import fused_file
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"})
@@ -43,7 +44,7 @@ def judge(path: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "fused.onnx"
         try:
-            fuse_onnx(path, target)
+            whole = fused_file(path, target)
         except ReparamError as error:
             return f"refused: {error}"
         except Exception as error:  # noqa: BLE001 - any is a finding
@@ -51,6 +52,8 @@ def judge(path: Path) -> str:
             where = f"{Path(last.filename).name}:{last.lineno}"
             ours = [f for f in traceback.extract_tb(error.__traceback__) if "reparam" in f.filename]
             return f"traceback: {type(error).__name__}: {error} ({where}; {ours[-1].name})"
+        if whole.verdict == DIFFERENT:
+            return f"different: {whole.reason}"
         return _compared(path, target)
 
 
