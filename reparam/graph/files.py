@@ -32,6 +32,7 @@ from reparam.graph.files_outside import DataFiles
 from reparam.graph.files_serde import deserialized
 from reparam.graph.files_tensors import put_back, take_out
 from reparam.graph.files_writing import Written, heavy_bytes, write_model
+from reparam.graph.looking import look
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -158,6 +159,7 @@ def _open(path: Path, pages: mmap.mmap, bake_inputs: bool) -> Opened:
     digest, size = FileHash(path), len(pages)
     files = DataFiles(path.parent)
     proto = _parsed(pages)
+    look(proto)
     taken = take_out(proto, files)
     light = type(proto).FromString(proto.SerializeToString())  # the other keeps room for weights
     del proto

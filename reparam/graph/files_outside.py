@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from reparam.errors import GraphError
 
+_DIGITS = 19  # of 2^63; Python refuses to read numbers of over 4,300
+
 
 class DataFiles:
     """The files beside a model that hold data of its tensors, mapped into memory.
@@ -86,8 +88,9 @@ def _number(where: Mapping[str, str], key: str, default: int) -> int:
     text = where.get(key, "")
     if not text:
         return default
-    if not (text.isascii() and text.isdigit()):
-        raise damaged(f"the {key} of its data is '{text}'")
+    if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
+        shown = text if len(text) <= _DIGITS else f"{text[:_DIGITS]}..."
+        raise damaged(f"the {key} of its data is '{shown}'")
     return int(text)
 
 
