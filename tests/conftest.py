@@ -5,7 +5,11 @@ from __future__ import annotations
 import compileall
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,3 +21,24 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     for folder in ("reparam", "models"):
         compileall.compile_dir(ROOT / folder, quiet=2)
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _graphs_are_read_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start no process for each graph: tests/supervision and tests/hostile test that it is done."""
+    monkeypatch.setattr("reparam.supervision.supervised", _in_this_process)
+
+
+def _in_this_process(
+    function: str,
+    *arguments: Any,
+    limits: Any = None,
+    files: Any = (),
+    writes: Any = (),
+    what: str = "",
+    error: Any = None,
+    teller: str = "",
+    **options: Any,
+) -> Any:
+    module, _, name = function.partition(":")
+    return getattr(import_module(module), name)(*arguments, **options)

@@ -30,6 +30,8 @@ LIGHT = 1 << 16
 _READERS = {"1.conv2d": 1, "1.depthwise_conv2d": 1, "1.matmul": 1}  # operator: operand
 _DTYPES = {"0.t_f32": ("float32", 4)}
 _CHUNK = 1 << 20
+_LONGEST = 1 << 10  # bytes of a TensorDesc: 32 axes take 352, and a longer number takes its square
+_LARGEST = (1 << 63) - 1  # bytes that a file can have
 _SIZES = {0: 1, 1: 2, 2: 4, 3: 8, 4: 2, 5: 4, 6: 8, 20: 1, 21: 1, 22: 2}  # bytes, by type
 
 
@@ -201,7 +203,9 @@ def _read_head(source: IO[bytes]) -> tuple[bytes, bytes]:
     if len(head) != 20 or head[:16] != bytes(16):
         raise _unknown_file()
     (length,) = struct.unpack("<i", head[16:])
-    return head, source.read(max(length, 0))
+    if not 0 <= length <= _LONGEST:
+        raise _unknown_file()
+    return head, source.read(length)
 
 
 def _described(desc: bytes) -> tuple[int, tuple[int, ...]]:
@@ -213,7 +217,10 @@ def _described(desc: bytes) -> tuple[int, tuple[int, ...]]:
     kind = next((number for field, number in fields if field == 0x08), None)
     if kind not in _SIZES:
         raise ExportError("the parameters file holds an array of an unknown type")
-    return kind, tuple(number for field, number in fields if field == 0x10)
+    shape = tuple(number for field, number in fields if field == 0x10)
+    if prod(shape) * _SIZES[kind] > _LARGEST:
+        raise ExportError("the parameters file announces an array that no file can hold")
+    return kind, shape
 
 
 def _values(desc: bytes) -> int:

@@ -31,7 +31,7 @@ def _float32_scales(operators: list[Any]) -> int:
         if not str(operator.get("#")).endswith("_interp"):
             continue
         for attribute in operator["A"]:
-            scales = attribute["AT"]["D"] if attribute["N"] == "scale" else None
+            scales = attribute["AT"].get("D") if attribute["N"] == "scale" else None
             if isinstance(scales, list) and any(scale["#"] == "0.a_f64" for scale in scales):
                 for scale in scales:
                     scale["#"] = "0.a_f32"

@@ -28,6 +28,7 @@ from reparam.adapters.converter import (
 from reparam.adapters.light_program import parameters_in
 from reparam.adapters.program_repairs import repair_program
 from reparam.adapters.static_checks import check_nothing_lost, check_parameters_fit
+from reparam.adapters.static_operators import operators_of
 from reparam.checkpoint.opening import mapped
 from reparam.errors import CheckpointError, ExportError
 
@@ -147,7 +148,7 @@ def _convert(static: StaticModel, folder: Path, opset: int, timeout: float) -> C
     if static.kind == OLD:
         _translate(static.program, program, timeout)
     content = _json_of(static.program if static.kind == PIR else program)
-    operators = content["program"]["regions"][0]["blocks"][0]["ops"]
+    operators = operators_of(content)
     check_parameters_fit(operators, static.parameters)
     repairs = repair_program(operators)
     program.write_text(json.dumps(content), encoding="utf-8")
@@ -183,7 +184,7 @@ def kind_of(path: Path) -> str:
 def _is_program(content: Any) -> bool:
     try:
         operators = content["program"]["regions"][0]["blocks"][0]["ops"]
-        return content["base_code"]["magic"] == "pir" and isinstance(operators, list)
+        return bool(content["base_code"]["magic"] == "pir") and isinstance(operators, list)
     except (KeyError, IndexError, TypeError):
         return False
 

@@ -19,9 +19,11 @@ from reparam.commands.common import (
     tell_unused,
 )
 from reparam.commands.inputs import INPUT, is_checkpoint, the_checkpoint
+from reparam.commands.limit_options import limit_options
 from reparam.commands.model_options import Choice, model_options
 from reparam.exporter.benchmarking import Protocol, benchmark
 from reparam.latency import Benchmark, Comparison
+from reparam.supervision import Limits
 
 
 @click.command(
@@ -55,6 +57,7 @@ from reparam.latency import Benchmark, Comparison
 @epsilon_option
 @prefix_option
 @model_options
+@limit_options
 @json_option
 def command(
     models: tuple[Path, ...],
@@ -66,6 +69,7 @@ def command(
     epsilon: float | None,
     prefix: str | None,
     choice: Choice,
+    limits: Limits,
     as_json: bool,
 ) -> None:
     """Measure MODELS (ONNX files or checkpoints) on onnxruntime's CPU; the first is the baseline.
@@ -77,6 +81,7 @@ def command(
     paths = models or (the_checkpoint(None),)
     chosen = choice.of(*filter(is_checkpoint, paths), prefix=prefix)
     protocol = Protocol(
+        limits=limits,
         threads=threads,
         batch=batch,
         rounds=rounds,

@@ -23,11 +23,13 @@ from reparam.commands.common import (
     tell_unused,
 )
 from reparam.commands.inputs import INPUT, the_checkpoint
+from reparam.commands.limit_options import limit_options
 from reparam.commands.model_options import Choice, model_options
 from reparam.equivalence import Probing, Stage, Verification, verify
 from reparam.equivalence.probes import DEFAULT_SIZES
 from reparam.equivalence.records import ProbeResult
 from reparam.errors import EXIT_NO, CheckpointError
+from reparam.supervision import Limits
 
 
 @click.command(
@@ -51,6 +53,7 @@ from reparam.errors import EXIT_NO, CheckpointError
     "--network/--no-network", default=True, help="Whether to run the whole network; needs paddle."
 )
 @model_options
+@limit_options
 @json_option
 def command(
     original: Path | None,
@@ -62,6 +65,7 @@ def command(
     probe: Path | None,
     network: bool,
     choice: Choice,
+    limits: Limits,
     as_json: bool,
 ) -> int:
     """Compare CANDIDATE (a checkpoint or ONNX file) with ORIGINAL (a checkpoint).
@@ -83,7 +87,7 @@ def command(
         model=chosen.own,
     )
     with progress(f"comparing {candidate or 'its fusion'} with {path}"):
-        result = verify(path, candidate, probing)
+        result = verify(path, candidate, probing, limits=limits)
     notices = [*result.notices, *chosen.notices, *_unused(result)]
     if as_json:
         print_json("verify", result.verdict, {**result.to_json(), "notices": notices})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reparam import supervision
 from reparam.adapters.paddle_models import as_float32
 from reparam.architectures import recognise
 from reparam.checkpoint import Checkpoint, fuse_arrays, load_checkpoint
@@ -29,6 +30,8 @@ from reparam.equivalence.probes import Probing
 from reparam.equivalence.records import DIFFERENT, Stage, Verification, verdict_of
 from reparam.errors import CheckpointError, MissingDependencyError
 from reparam.files import sha256_of
+from reparam.graph.runnable import need_runnable
+from reparam.supervision import Limits
 
 IN_MEMORY = "its own fusion, in memory"
 
@@ -36,7 +39,11 @@ _RUN = (np.dtype(np.float32), np.dtype(np.float64))  # weights of networks that 
 
 
 def verify(
-    original: str | Path, candidate: str | Path | None = None, probing: Probing | None = None
+    original: str | Path,
+    candidate: str | Path | None = None,
+    probing: Probing | None = None,
+    *,
+    limits: Limits | None = None,
 ) -> Verification:
     """Return whether ``candidate`` is the same function as ``original``, and the evidence.
 
@@ -44,12 +51,32 @@ def verify(
         original: a checkpoint, the truth.
         candidate: a checkpoint or an ONNX file. None compares a train-time checkpoint with its
             own fusion, and a deploy checkpoint with the source that its manifest names.
+        limits: of the process in which all of it is done where the candidate is an ONNX file.
 
     Raises:
+        GraphError: the process died over an ONNX file, or the file is too large to be run.
         CheckpointError: a file is unusable, or there is nothing to compare with.
         UnsupportedModelError: an ONNX file is to be compared with an unknown architecture.
         MissingDependencyError: the network is to be run and paddle or onnxruntime is missing.
     """
+    if candidate is None or Path(candidate).suffix != ".onnx":
+        return verify_here(original, candidate, probing)
+    found: Verification = supervision.supervised(
+        "reparam.equivalence.verification:verify_here",
+        original,
+        candidate,
+        probing,
+        limits=limits,
+        files=(Path(original), Path(candidate)),
+        what=f"cannot compare '{candidate}' with '{original}'",
+    )
+    return found
+
+
+def verify_here(
+    original: str | Path, candidate: str | Path | None = None, probing: Probing | None = None
+) -> Verification:
+    """Do :func:`verify` in this process."""
     probing = probing or Probing()
     first = load_checkpoint(original, prefix=probing.prefix)
     need_finite(first.arrays)
@@ -82,6 +109,7 @@ def _with_checkpoint(first: Checkpoint, second: Checkpoint, probing: Probing) ->
 
 def _with_onnx(first: Checkpoint, path: Path, probing: Probing) -> Verification:
     check_input(path)
+    need_runnable(path)
     if not probing.network:
         raise CheckpointError(
             f"cannot compare with '{path}' without running the network",

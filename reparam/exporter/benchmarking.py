@@ -16,7 +16,9 @@ from reparam.detection import RAW
 from reparam.exporter.exporting import export_onnx
 from reparam.exporter.layer_networks import has_branches
 from reparam.exporter.report import ExportReport
+from reparam.graph import guarded
 from reparam.latency import Benchmark, ModelUnderTest, measure_models
+from reparam.supervision import Limits
 
 UP_TO_MAPS = (
     "measured up to the maps of each level; what selecting takes depends on what is in an image. "
@@ -42,6 +44,7 @@ class Protocol:
         settings: of their architecture.
         model: the user's own network, in place of a recognised one.
         prefix: use only the weights under this name or prefix.
+        limits: of the process that looks at an ONNX file, and of each that measures.
     """
 
     threads: int | None = None
@@ -54,6 +57,7 @@ class Protocol:
     settings: Mapping[str, Any] = field(default_factory=dict)
     model: ForeignModel | None = None
     prefix: str | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 def benchmark(
@@ -69,6 +73,7 @@ def benchmark(
 
     Raises:
         BenchmarkError: a file cannot be measured.
+        GraphError: an ONNX file is too large to be run, or would crash who reads it.
         CheckpointError: a file is missing or unusable.
         UnsupportedModelError, ExportError: a checkpoint cannot be exported.
         MissingDependencyError: a package is not installed.
@@ -86,6 +91,7 @@ def benchmark(
             rounds=protocol.rounds,
             seconds=protocol.seconds,
             warm_up=protocol.warm_up,
+            limits=protocol.limits,
             progress=tell,
         )
 
@@ -96,6 +102,7 @@ def _under_test(
     found: list[ModelUnderTest] = []
     for path in paths:
         if path.suffix == ".onnx":
+            guarded.need_runnable(path, limits=protocol.limits)
             found.append(ModelUnderTest(str(path), path))
             continue
         checkpoint = load_checkpoint(path, prefix=protocol.prefix)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reparam.adapters.onnx_files import LIMIT
 from reparam.adapters.onnx_model import import_onnx
@@ -30,12 +30,14 @@ from reparam.graph.files_checks import (
 from reparam.graph.files_names import check_names
 from reparam.graph.files_outside import DataFiles
 from reparam.graph.files_serde import deserialized
-from reparam.graph.files_tensors import put_back, take_out
+from reparam.graph.files_tensors import Buffer, put_back, take_out
 from reparam.graph.files_writing import Written, heavy_bytes, write_model
 from reparam.graph.looking import look
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+Used = TypeVar("Used")
 
 OPSETS = range(9, 22)
 """The versions of the ONNX operator set that fusing is tested with."""
@@ -102,13 +104,18 @@ def open_model(path: str | Path, *, bake_inputs: bool = False) -> Opened:
         MissingDependencyError: onnx or onnx-ir is not installed.
     """
     path = Path(path)
+    return _used(path, lambda pages: _open(path, pages, bake_inputs))
+
+
+def _used(path: Path, use: Callable[[mmap.mmap], Used]) -> Used:
+    """Return what becomes of the pages of a file; an error says of which."""
     try:
         pages = mapped(path)
     except CheckpointError as error:
         hint = "" if path.is_dir() else error.hint
         raise GraphError(error.what, found=error.found, why=error.why, hint=hint) from error
     try:
-        return _open(path, pages, bake_inputs)
+        return use(pages)
     except GraphError as error:
         raise error.located(f"cannot use '{path}': {error.what}") from error
 
@@ -158,11 +165,7 @@ def data_of(path: Path) -> Path:
 def _open(path: Path, pages: mmap.mmap, bake_inputs: bool) -> Opened:
     digest, size = FileHash(path), len(pages)
     files = DataFiles(path.parent)
-    proto = _parsed(pages)
-    look(proto)
-    taken = take_out(proto, files)
-    light = type(proto).FromString(proto.SerializeToString())  # the other keeps room for weights
-    del proto
+    light, taken = _taken_apart(pages, files)
     check_texts(light)
     check_supported(light)
     _name_onnx_domain(light)
@@ -192,6 +195,25 @@ def _open(path: Path, pages: mmap.mmap, bake_inputs: bool) -> Opened:
         notices=tuple(notices),
         hash=digest,
     )
+
+
+def light_model(path: Path) -> Any:
+    """Return the ``onnx.ModelProto`` in a file without its heavy weights, which are checked.
+
+    Raises:
+        GraphError: the file cannot be read, is not a whole model, has what would crash those that
+            read it next, or its weights are not where they should be.
+    """
+    return _used(path, lambda pages: _taken_apart(pages, DataFiles(path.parent))[0])
+
+
+def _taken_apart(pages: mmap.mmap, files: DataFiles) -> tuple[Any, list[Buffer]]:
+    """Return a model without its heavy weights, after looking at it, and those."""
+    proto = _parsed(pages)
+    look(proto)
+    taken = take_out(proto, files)
+    light = type(proto).FromString(proto.SerializeToString())  # the other keeps room for weights
+    return light, taken
 
 
 def _parsed(pages: mmap.mmap) -> Any:

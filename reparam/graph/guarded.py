@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reparam.supervision import Limits, supervised
+from reparam import supervision
+from reparam.supervision import Limits
 
 if TYPE_CHECKING:
     from reparam.graph.explaining import Explanation
@@ -33,7 +34,7 @@ def fuse(
         GraphError: also where the process died, by a signal or for want of time or memory.
     """
     source, limits = Path(source), limits or Limits()
-    found: GraphFusion = supervised(
+    found: GraphFusion = supervision.supervised(
         "reparam.graph.pipeline:fuse_onnx",
         source,
         output,
@@ -61,12 +62,14 @@ def explain(path: str | Path, name: str, *, limits: Limits | None = None) -> Exp
     return found
 
 
-def look(path: str | Path, *, limits: Limits | None = None) -> None:
-    """Do :func:`reparam.graph.looking.look_at_file`; raises as :func:`fuse`."""
-    _read("reparam.graph.looking:look_at_file", path, limits=limits)
+def need_runnable(path: str | Path, *, limits: Limits | None = None) -> None:
+    """Do :func:`reparam.graph.runnable.need_runnable`; raises as :func:`fuse`."""
+    _read("reparam.graph.runnable:need_runnable", path, limits=limits)
 
 
 def _read(function: str, path: str | Path, *arguments: Any, limits: Limits | None) -> Any:
     path = Path(path)
     what = f"cannot use '{path}'"
-    return supervised(function, path, *arguments, limits=limits, files=(path,), what=what)
+    return supervision.supervised(
+        function, path, *arguments, limits=limits, files=(path,), what=what
+    )

@@ -82,7 +82,8 @@ def _looked_at(holder: Any, count: _Count) -> Iterator[Any]:
         count.add(len(graph.input) + len(graph.output) + len(graph.value_info))
         constants = _look_at_values(graph, count)
         for node in graph.node:
-            kind, parts, attributes = "", 0, ()
+            kind, parts = "", 0
+            attributes: Sequence[Any] = ()
             for field, value in node.ListFields():  # all at once: asking for each takes longer
                 name = field.name
                 if name == "op_type":

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from reparam.errors import GraphError, NotEquivalentError, NotFusibleError, OutputError
 from reparam.files import check_output, deploy_stem, sha256_of, whole_file
-from reparam.graph.files import Opened, data_of, save_model
+from reparam.graph.files import Opened, data_of, light_model, save_model
 from reparam.graph.files_writing import Written
 from reparam.graph.fusing import fuse_graph
 from reparam.graph.origins import ONNX, STATIC, Origin, as_onnx
 from reparam.graph.passes import check_names
 from reparam.graph.records import GraphReport, Options
+from reparam.graph.runnable import too_large
 from reparam.graph.whole import compare
 from reparam.graph.whole_records import NOT_RUN, Whole
 from reparam.normalization import Normalization
@@ -159,6 +160,7 @@ def fuse_onnx(
         if not changes:
             made, data = _copied(origin, opened, target, force)
             return GraphFusion(source, sha256, target, made, data, report, _COPIED, before, notices)
+        _need_runnable(source, origin, report)
         _stamp(opened, origin, before + len(report.fused))
         tell(f"writing {target} and comparing it with {source}")
         with origin.reference(bake_inputs, options.normalize) as reference:
@@ -237,6 +239,19 @@ def _need_all_fused(source: Path, report: GraphReport) -> None:
 def _fused_before(model: ir.Model) -> int:
     told = model.metadata_props.get("reparam.fused_regions", "")
     return int(told) if told.isdecimal() else 0
+
+
+def _need_runnable(source: Path, origin: Origin, report: GraphReport) -> None:
+    """Refuse what is too large to be compared as a whole."""
+    reason = too_large(light_model(origin.path))
+    if reason:
+        proved = f"{len(report.fused)} regions are proved, but the whole was not run: {reason}"
+        raise GraphError(
+            f"cannot compare what fusing makes of '{source}' with it",
+            found=proved,
+            why="nothing is written that was not compared as a whole",
+            hint="--dry-run tells what would be fused",
+        )
 
 
 def _stamp(opened: Opened, origin: Origin, regions: int) -> None:

@@ -13,6 +13,7 @@ from reparam.errors import BenchmarkError, MissingDependencyError
 from reparam.latency.environment import read_environment
 from reparam.latency.process import Answer, Request, measure_once
 from reparam.latency.records import Benchmark, Measurement, ModelUnderTest
+from reparam.supervision import Limits
 
 INPUT_SEED = 0
 
@@ -25,6 +26,7 @@ def measure_models(
     rounds: int,
     seconds: float,
     warm_up: float,
+    limits: Limits | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Benchmark:
     """Return the times of ONNX models on onnxruntime's CPU execution provider.
@@ -40,6 +42,7 @@ def measure_models(
         rounds: comparisons get a verdict from 6 rounds on; from 9 on an outlier does not matter.
         seconds: timed running of one process; 5 runs at least, 10,000 at most.
         warm_up: seconds of untimed running before.
+        limits: of each process: seconds until it has loaded a model and runs it, and memory.
         progress: is told, in a few words, before each process.
 
     Raises:
@@ -51,7 +54,12 @@ def measure_models(
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingDependencyError.of("onnxruntime", "bench", "bench")
     request = Request(
-        usable_cores() if threads is None else threads, batch, seconds, warm_up, INPUT_SEED
+        usable_cores() if threads is None else threads,
+        batch,
+        seconds,
+        warm_up,
+        INPUT_SEED,
+        limits or Limits(),
     )
     digests = [_sha256(model) for model in models]
     load_start = os.getloadavg()

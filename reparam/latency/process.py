@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import signal
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reparam.drafts import scratch_folder
 from reparam.errors import BenchmarkError
 from reparam.latency.records import InputTensor, ModelUnderTest, ProcessRun
+from reparam.supervision import Limits, child_environment, end_group, signal_name
 
 WORKER = Path(__file__).with_name("worker.py")
 CPU = ("CPUExecutionProvider",)
-LOAD_ALLOWANCE = 300.0  # seconds to start, load and run the few times that are always run
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Request:
     seconds: float
     warm_up: float
     seed: int
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def measure_once(
             or gave no answer, or the runtime did not keep to the CPU.
     """
     where = f"cannot measure '{model.label}' ({model.path})"
-    limit = LOAD_ALLOWANCE + 2 * (request.warm_up + request.seconds)
+    # Beyond the running that was asked for: to start, load, and run the few times that are always.
+    limit = request.limits.timeout + 2 * (request.warm_up + request.seconds)
     output = _run_worker(where, _argument(model, request), limit)
     try:
         values = json.loads(output.strip().splitlines()[-1])
@@ -81,27 +84,36 @@ def _argument(model: ModelUnderTest, request: Request) -> str:
             "seconds": request.seconds,
             "warm_up": request.warm_up,
             "seed": request.seed,
+            "memory": request.limits.memory_for([model.path]),
         }
     )
 
 
 def _run_worker(where: str, argument: str, limit: float) -> str:
     """Return the standard output of the worker, which does not outlive this call."""
-    command = [sys.executable, str(WORKER), argument]
-    with subprocess.Popen(  # noqa: S603 - our own script, arguments passed as a list
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
-    ) as process:
+    with (
+        scratch_folder() as folder,
+        subprocess.Popen(  # noqa: S603 - our own script
+            [sys.executable, str(WORKER), argument],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=child_environment(os.environ, folder),  # onnxruntime leaves files there
+            start_new_session=True,
+        ) as process,
+    ):
         try:
             output, log = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired as error:
             raise BenchmarkError(
                 where,
                 found=f"no answer after {limit:.0f} s; the measuring process was ended",
-                hint="a smaller input or batch, or fewer seconds",
+                hint="a smaller input or batch, fewer seconds, or a longer --timeout",
             ) from error
         finally:
-            process.kill()  # does nothing to a process that has ended; Ctrl-C comes here too
-            process.wait()
+            end_group(process)  # does nothing to one that has ended; Ctrl-C comes here too
     if process.returncode < 0:
         raise _killed(where, -process.returncode)
     if process.returncode:
@@ -113,7 +125,7 @@ def _run_worker(where: str, argument: str, limit: float) -> str:
 
 
 def _killed(where: str, number: int) -> BenchmarkError:
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+    name = signal_name(number)
     hint = "if memory ran out, a smaller input or batch" if name == "SIGKILL" else ""
     return BenchmarkError(where, found=f"the measuring process was killed by {name}", hint=hint)
 

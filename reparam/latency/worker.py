@@ -1,9 +1,9 @@
 """Measure one ONNX file in a process of its own: a script, started by its path, never imported.
 
 It takes one argument, a JSON object with ``path``, ``threads``, ``batch``, ``seconds``,
-``warm_up`` and ``seed``, and prints one line, a JSON object with the raw samples, or with a
-``refusal`` that says why there are none. It imports nothing of this package, so it works from
-any kind of installation.
+``warm_up``, ``seed`` and ``memory``, and prints one line, a JSON object with the raw samples, or
+with a ``refusal`` that says why there are none. It imports nothing of this package, so it works
+from any kind of installation.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     except ImportError as error:
         raise Refusal(f"onnxruntime cannot be imported: {first_line(error)}") from error
 
+    limit_memory(request.get("memory"))
     started = time.perf_counter()
     network = load(onnxruntime, request["path"], request["threads"])
     load_seconds = time.perf_counter() - started
@@ -76,6 +77,19 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         "inputs": [[n, str(feeds[n].dtype), list(feeds[n].shape)] for n, _, _ in shapes],
         "onnxruntime": onnxruntime.__version__,
     }
+
+
+def limit_memory(memory: int | None) -> None:
+    """Limit the bytes that this process may map beyond what libraries have mapped; on Linux."""
+    if memory is None or sys.platform != "linux":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = memory + int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    if soft != resource.RLIM_INFINITY:
+        wanted = min(wanted, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
 
 
 def load(onnxruntime: Any, path: str, threads: int) -> Any:

@@ -7,13 +7,6 @@ import subprocess
 import pytest
 
 from reparam.__main__ import main
-from tests.commands.processes import in_this_process
-
-
-@pytest.fixture(autouse=True)
-def _no_process_for_each_graph(monkeypatch):
-    """Do what commands do with graphs here: the process of its own is tested by itself."""
-    monkeypatch.setattr("reparam.graph.guarded.supervised", in_this_process)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +55,6 @@ def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[s
     assert "Traceback" not in (done.stderr or "")
     assert "Exception ignored" not in (done.stderr or "")
     return done
-
-
-def in_this_process(
-    function: str, *arguments: Any, limits=None, files=(), writes=(), what="", teller="", **options
-) -> Any:
-    """Do what :func:`reparam.supervision.supervised` does, without a process of its own."""
-    module, _, name = function.partition(":")
-    return getattr(import_module(module), name)(*arguments, **options)
 
 
 def with_environment(**changes: str | None) -> dict[str, str]:

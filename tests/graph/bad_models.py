@@ -183,7 +183,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "two weights": (lambda: with_tensor(float_data=[1.0] * 384), "float_data, raw_data"),
     "wrong field": (lambda: with_tensor(raw_data=None, int32_data=[1] * 384), "int32_data"),
-    "huge shape": (lambda: with_tensor(dims=[1 << 40, 1 << 40]), "needed: 4835703278458516"),
+    "huge shape": (lambda: with_tensor(dims=[1 << 40, 1 << 40]), "has 1208925819614629"),
     "negative shape": (lambda: with_tensor(dims=[-1, 3, 4, 4]), "shape is (-1, 3, 4, 4)"),
     "no type": (lambda: with_tensor(data_type=0), "type has the number 0"),
     "odd type": (lambda: with_tensor(data_type=99), "type has the number 99"),
@@ -310,6 +310,6 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: outside("w.bin", "8").SerializeToString(), "has 1536 bytes; needed: 1544"
     ),
     "far beyond": (
-        lambda: outside("w.bin", "9" * 30).SerializeToString(), "'w.bin' has 1536 bytes"
+        lambda: outside("w.bin", "9" * 19).SerializeToString(), "'w.bin' has 1536 bytes"
     ),
 }  # fmt: skip

@@ -12,6 +12,7 @@ import pytest
 
 from reparam.errors import BenchmarkError, MissingDependencyError
 from reparam.latency import ModelUnderTest, measure, measure_models, process
+from reparam.supervision import Limits
 
 GOOD = {
     "process_id": 7,
@@ -55,9 +56,9 @@ def run(model: ModelUnderTest, **changes: Any) -> Any:
     return measure_models([model], **(settings | changes))
 
 
-def error_of(model: ModelUnderTest) -> BenchmarkError:
+def error_of(model: ModelUnderTest, **changes: Any) -> BenchmarkError:
     with pytest.raises(BenchmarkError) as caught:
-        run(model)
+        run(model, **changes)
     assert caught.value.what == f"cannot measure 'deploy' ({model.path})"
     return caught.value
 
@@ -124,9 +125,8 @@ def test_a_hanging_process_is_ended(
     model: ModelUnderTest, worker: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = watch_processes(monkeypatch)
-    monkeypatch.setattr(process, "LOAD_ALLOWANCE", 0.2)
     worker("import time; time.sleep(20)")
-    assert "no answer after" in error_of(model).found
+    assert "no answer after" in error_of(model, limits=Limits(0.2)).found
     assert [child.returncode for child in started] == [-9]
 
 
