@@ -140,6 +140,17 @@ def matmul(call: Call, inputs: Inputs) -> Array:
     return found
 
 
+def matmul_integer(call: Call, inputs: Inputs) -> Array:
+    """Sums of products of bytes, which float64 holds exactly and faster than int64."""
+    a, b = need(call, inputs, 0), need(call, inputs, 1)
+    zero, of_b = given(inputs, 2), given(inputs, 3)
+    if zero is not None:
+        a = a - (zero.reshape(-1, 1) if zero.ndim == 1 and zero.size > 1 else zero)
+    if of_b is not None:
+        b = b - of_b
+    return matmul(call, [a.astype(np.float64), b.astype(np.float64)]).astype(np.int64)
+
+
 def gemm(call: Call, inputs: Inputs) -> Array:
     return _gemm(call, inputs, call.float("alpha", 1.0), call.float("beta", 1.0))
 

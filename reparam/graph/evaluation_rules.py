@@ -59,7 +59,13 @@ SIGNED: dict[str, Rule] = {
     "Sub": arithmetic.binary(np.subtract),
 }
 
-RULES: dict[str, Rule] = {**MONOTONE, **SIGNED, **FUNCTIONS}
+QUANTIZED: dict[str, Rule] = {
+    "ConvInteger": seen.conv_integer,
+    "MatMulInteger": arithmetic.matmul_integer,
+}
+"""Operators that no region has: onnx's reference takes minutes for them."""
+
+RULES: dict[str, Rule] = {**MONOTONE, **SIGNED, **FUNCTIONS, **QUANTIZED}
 
 
 def magnitude(array: Array) -> Array:

@@ -126,6 +126,17 @@ def conv(call: Call, inputs: Inputs) -> Array:
     return y if bias is None else y + by_channel(bias, y)
 
 
+def conv_integer(call: Call, inputs: Inputs) -> Array:
+    """Sums of products of bytes, which float64 holds exactly; padding is the zero point."""
+    x, weight = need(call, inputs, 0), need(call, inputs, 1)
+    zero, of_weight = given(inputs, 2), given(inputs, 3)
+    if zero is not None:
+        x = x - zero
+    if of_weight is not None:
+        weight = weight - of_weight.reshape(-1, *(1,) * (weight.ndim - 1))
+    return conv(call, [x.astype(np.float64), weight.astype(np.float64)]).astype(np.int64)
+
+
 def by_channel(values: Array, x: Array) -> Array:
     """Return ``values`` (C,) in the shape that meets axis 1 of ``x``."""
     return values.reshape((-1,) + (1,) * (x.ndim - 2))

@@ -24,7 +24,7 @@ from reparam.errors import NotFusibleError
 from reparam.graph import readers
 from reparam.graph.constants import Constants
 from reparam.graph.evaluation_calls import Array, Call, Inputs, NotEvaluableError, call_of
-from reparam.graph.evaluation_rules import RULES
+from reparam.graph.evaluation_rules import QUANTIZED, RULES
 from reparam.graph.folding_limits import elements, the_one
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _MOVING = frozenset(
 _JUMPING = frozenset({"And", "Ceil", "Equal", "Floor", "Greater", "Less", "Not", "Or"})
 _CASTING = frozenset({"Cast", "CastLike"})
 _COUNTING = frozenset({"ConstantOfShape", "Range", "Shape", "Size"})
-_KNOWN = (frozenset(RULES) | _CASTING | {"Range"}) - {"Constant", "Dropout"}
+_KNOWN = (RULES.keys() | _CASTING | {"Range"}) - QUANTIZED.keys() - {"Constant", "Dropout"}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MOST_MACS = 40_000_000_000
 """Multiply-accumulates of one run in float64, some seconds."""
 
+_PRODUCTS = ("MatMul", "MatMulInteger", "Gemm")
+_EVALUATED = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview.training")  # by onnx's reference
+
 _LEAST = 8  # elements; a smaller array that no rule reads is a setting, such as scales of a Resize
 
 
@@ -39,11 +42,11 @@ def _macs(operator: str, inputs: Inputs, found: Sequence[Array]) -> int:
     x, weight = (inputs[at] if at < len(inputs) else None for at in (0, 1))
     if x is None or weight is None or not weight.size:
         return 0
-    if operator == "Conv":
+    if operator in ("Conv", "ConvInteger"):
         return int(weight[0].size) * found[0].size
     if operator == "ConvTranspose":
         return int(weight[0].size) * x.size
-    return int(x.shape[-1]) * found[0].size if operator in ("MatMul", "Gemm") else 0
+    return int(x.shape[-1]) * found[0].size if operator in _PRODUCTS else 0
 
 
 class Truth:
@@ -77,6 +80,8 @@ class Truth:
         for node in self._nodes:
             if any(a.type.name in ("GRAPH", "GRAPHS") for a in node.attributes.values()):
                 raise NotEvaluableError(f"{node.op_type}: has a graph of its own")
+            if node.domain not in _EVALUATED:  # to be told now, not after all nodes before it ran
+                raise NotEvaluableError(f"{node.domain}::{node.op_type}: no operator of onnx's")
 
     def outputs(self, feeds: Mapping[str, Array], moved: int | None = None) -> list[Array]:
         """Return the outputs, in the order of the graph.

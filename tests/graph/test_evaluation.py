@@ -592,3 +592,26 @@ def test_division_by_what_is_no_constant_has_no_magnitude():
     node = ir.node("Div", [x, x])
     with pytest.raises(NotEvaluableError, match="magnitude"):
         evaluate_magnitude([node], {x: X}, 17)
+
+
+def quantized(rng: np.random.Generator, *shape: int, dtype: str = "uint8") -> Any:
+    low, high = (0, 256) if dtype == "uint8" else (-128, 128)
+    return rng.integers(low, high, shape).astype(dtype)
+
+
+@pytest.mark.parametrize("zeros", [(), ("uint8",), ("uint8", "int8")])
+@pytest.mark.parametrize("operator", ["ConvInteger", "MatMulInteger"])
+def test_products_of_bytes_are_exact_and_wide(operator: str, zeros: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(0)
+    points = [np.asarray(quantized(rng, 1, dtype=kind))[0] for kind in zeros]
+    is_conv = operator == "ConvInteger"
+    shapes = ((1, 4, 6, 5), (6, 2, 3, 3)) if is_conv else ((2, 5, 300), (300, 4))
+    attributes: dict[str, Any] = {"group": 2, "pads": [1, 1, 0, 2]} if is_conv else {}
+    x, weight = quantized(rng, *shapes[0]), quantized(rng, *shapes[1], dtype="int8")
+    case = OneNode(operator, [x, weight, *map(np.asarray, points)], attributes)
+    graph = ir.serde.deserialize_model(case.proto()).graph
+    made = Program(list(graph), 17).values({graph.inputs[0]: x.astype(np.int64)})
+    found = made[graph.outputs[0]]
+    assert found.dtype == np.int64
+    # not onnxruntime: on processors without VNNI it saturates sums of two products in 16 bits
+    assert np.array_equal(found, case.by_reference()[0])

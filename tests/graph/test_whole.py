@@ -386,3 +386,12 @@ def test_the_sizes_that_detectors_ask_for_are_those_of_the_image():
     made = feeds(values, Plan((64, 96), 16, 1), "normal", 0)
     assert made["im_shape"].tolist() == [[64, 96]]
     assert made["scale_factor"].tolist() == [[1, 1]]
+
+
+def test_a_truth_is_refused_at_once_where_an_operator_is_not_of_onnx() -> None:
+    model = ir.from_onnx_text("""
+        <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[2, 3] x) => (float[2, 3] z) { y = Relu(x) z = com.microsoft.BiasGelu(y, x) }
+    """)
+    with pytest.raises(NotEvaluableError, match="com.microsoft::BiasGelu"):
+        Truth(model)
