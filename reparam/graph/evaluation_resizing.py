@@ -1,4 +1,4 @@
-"""Resize and Upsample, nearest and linear: one axis after the other."""
+"""Resize and Upsample, nearest, linear and cubic: one axis after the other."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def resize(call: Call, inputs: Inputs) -> Array:
 def _modes(call: Call) -> tuple[str, str]:
     mode = call.text("mode", "nearest")
     old = call.operator == "Upsample" or call.opset < 11
-    if mode not in ("nearest", "linear"):
+    if mode not in ("nearest", "linear", "cubic") or (old and mode == "cubic"):
         raise call.refuse(f"mode '{mode}'")
     return mode, "asymmetric" if old else call.text("coordinate_transformation_mode", "half_pixel")
 
@@ -77,9 +77,33 @@ def _along(call: Call, x: Array, at: Array, axis: int, mode: str) -> Array:
             raise call.refuse(f"nearest_mode '{name}'")
         nearest: Array = np.clip(_ROUNDED[name](at), 0, last).astype(np.int64)
         return x.take(nearest, axis=axis)
+    if mode == "cubic":
+        return _cubic(call, x, at, axis)
     at = np.clip(at, 0, last)
     below = np.floor(at).astype(np.int64)
     above = np.minimum(below + 1, last)
     share = (at - below).reshape((-1,) + (1,) * (x.ndim - 1 - axis))
     found: Array = np.take(x, below, axis=axis) * (1 - share) + np.take(x, above, axis=axis) * share
+    return found
+
+
+def _cubic(call: Call, x: Array, at: Array, axis: int) -> Array:
+    """Sum the four nearest elements, weighted by Keys' kernel; the border repeats.
+
+    Source: Keys 1981, Cubic convolution interpolation for digital image processing.
+    """
+    a, last = call.float("cubic_coeff_a", -0.75), x.shape[axis] - 1
+    first = np.floor(at).astype(np.int64) - 1
+    taps = first + np.arange(4).reshape(-1, 1)  # (4, new size)
+    off = np.abs(at - taps)
+    near = ((a + 2) * off - (a + 3)) * off**2 + 1
+    far = ((off - 5) * off + 8) * off * a - 4 * a
+    weights = np.where(off <= 1, near, np.where(off < 2, far, 0.0))
+    if call.int("exclude_outside", 0):
+        weights = np.where((taps >= 0) & (taps <= last), weights, 0.0)
+        weights = weights / weights.sum(axis=0)
+    matrix = np.zeros((at.size, last + 1))
+    rows = np.broadcast_to(np.arange(at.size), taps.shape)
+    np.add.at(matrix, (rows, np.clip(taps, 0, last)), weights)
+    found: Array = np.moveaxis(np.moveaxis(x, axis, -1) @ matrix.T, -1, axis)
     return found

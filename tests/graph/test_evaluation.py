@@ -357,6 +357,7 @@ BINARY = ("Max", "Min", "Equal", "Greater", "Less")
 ELSEWHERE = ("ReduceMax", "ReduceMin", "ReduceSum", "Softmax", "LayerNormalization", "PRelu")
 ELSEWHERE += ("InstanceNormalization", "Where", "Pow", "Log", "Sqrt", "Reciprocal", "Gelu", "Mish")
 ELSEWHERE += ("Swish", "And", "Or", "Not", "Resize", "Upsample")
+ELSEWHERE += ("ConvInteger", "MatMulInteger")
 
 
 def assert_close(case, runs=None):
@@ -428,6 +429,16 @@ def test_resize_to_the_nearest(rounding):
         inputs = [x, None, np.array([1, 1, 2, 3], np.float32)]
         case = {**attributes, "coordinate_transformation_mode": how}
         assert_close(OneNode("Resize", inputs, case, 13))
+
+
+@pytest.mark.parametrize("how", ["half_pixel", "asymmetric", "align_corners"])
+@pytest.mark.parametrize("attributes", [{}, {"cubic_coeff_a": -0.5}, {"exclude_outside": 1}])
+def test_cubic_resize(how, attributes):
+    x = floats(np.random.default_rng(14), 1, 2, 8, 5)
+    given = {"mode": "cubic", "coordinate_transformation_mode": how, **attributes}
+    for scales in ((2.0, 2.0), (0.5, 1.5)):
+        inputs = [x, None, np.array([1, 1, *scales], np.float32)]
+        assert_close(OneNode("Resize", inputs, given, 13))
 
 
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
