@@ -8,7 +8,6 @@ Why, and what a crash can leave: docs/decisions/0006-output-files.md.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -23,9 +22,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be renamed either
+    _LOCKS = False
+else:
+    _LOCKS = True
+
 _HIDDEN = re.compile(r"\.reparam-[0-9a-f]{16}\.part")
 _PATIENCE = 10.0  # seconds for the lock of a folder, which is held for microseconds
-_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STALE = 86400.0  # seconds: without locks, no run of ours takes longer to write a file
+_HELD = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 class Draft:
@@ -98,9 +107,21 @@ class Draft:
 
     def _link(self, target: Path) -> None:
         if self.hidden is not None:
-            os.link(self.hidden, target)
+            hard_link(self.hidden, target)
         else:  # only with a handle does Python call linkat, which follows the name in /proc
             os.link(self.path, target, src_dir_fd=self.handle, follow_symlinks=True)
+
+
+def hard_link(source: Path, target: Path) -> None:
+    """Give a file a second name.
+
+    Raises:
+        FileExistsError: something has that name.
+        OSError: the system or the file system has no hard links.
+    """
+    if not hasattr(os, "link"):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    os.link(source, target)
 
 
 def hidden_name(folder: Path) -> Path:
@@ -110,8 +131,10 @@ def hidden_name(folder: Path) -> Path:
 
 def _unnamed(folder: Path) -> int:
     """Return the handle of a file without a name, or -1 where there is no such thing."""
+    if not hasattr(os, "O_TMPFILE"):  # Linux has it alone
+        return -1
     try:
-        handle = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        handle = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
     except OSError:
         return -1
     if not os.path.exists(f"/proc/{os.getpid()}/fd/{handle}"):  # noqa: PTH110 - and may not raise
@@ -124,7 +147,10 @@ def _unnamed(folder: Path) -> int:
 def _named(folder: Path) -> tuple[int, Path]:
     while True:
         name = hidden_name(folder)
-        handle = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        handle = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        if not _LOCKS:
+            os.close(handle)
+            return -1, name
         _lock(handle)
         if os.fstat(handle).st_nlink:
             return handle, name
@@ -171,8 +197,10 @@ def _locked_folder(path: Path) -> Iterator[None]:
     try:
         while True:
             path.mkdir(mode=0o700)
+            if not _LOCKS:
+                break
             with suppress(FileNotFoundError):
-                handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
                 _lock(handle)
                 if os.fstat(handle).st_nlink:
                     break
@@ -186,7 +214,10 @@ def _locked_folder(path: Path) -> Iterator[None]:
 
 
 def clear_stale(folder: Path) -> None:
-    """Remove hidden files that killed runs left in ``folder``; those of live runs are locked."""
+    """Remove hidden files that killed runs left in ``folder``; those of live runs are locked.
+
+    Where nothing can be locked, those of live runs are younger than a day.
+    """
     with suppress(OSError):
         for name in os.listdir(folder):  # noqa: PTH208 - a large folder is quicker as text
             if _HIDDEN.fullmatch(name):
@@ -195,27 +226,39 @@ def clear_stale(folder: Path) -> None:
 
 
 def _remove_if_stale(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not _LOCKS:
+        about = path.lstat()
+        if time.time() - about.st_mtime > _STALE:
+            _remove(path, about.st_mode)
+        return
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if _lock(handle):
-            if stat.S_ISDIR(os.fstat(handle).st_mode):
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink()
+            _remove(path, os.fstat(handle).st_mode)
     finally:
         os.close(handle)
+
+
+def _remove(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other runs from placing files in ``folder`` meanwhile.
 
-    A file system that cannot lock folders is used without.
+    A system or a file system that cannot lock folders is used without.
 
     Raises:
         BlockingIOError: something else holds the lock for ten seconds.
     """
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if not _LOCKS:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         _wait_for(handle)
         yield

@@ -11,7 +11,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from reparam.drafts import Draft, clear_stale, hidden_folder, hidden_name, locked, signals_held
+from reparam.drafts import (
+    Draft,
+    clear_stale,
+    hard_link,
+    hidden_folder,
+    hidden_name,
+    locked,
+    signals_held,
+)
 from reparam.errors import OutputError
 
 _DEPLOY = re.compile(r"\.deploy(?:-(\d{1,4}))?$")  # of a name without its ending
@@ -250,7 +258,7 @@ def _keep(target: Path, before: dict[Path, Path]) -> None:
         return
     before[target] = name = hidden_name(target.parent)
     try:
-        os.link(target, name)
+        hard_link(target, name)
     except OSError:  # a file system without hard links
         shutil.copy2(target, name)
 

@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 INTERRUPTED = 128 + signal.SIGINT  # what a shell reports for Ctrl-C
-_BROKEN_PIPE = 128 + signal.SIGPIPE
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_BROKEN_PIPE = 128 + getattr(signal, "SIGPIPE", 13)  # 13 wherever there is such a signal
+# Windows has no SIGHUP.
+_ENDING = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n))
 
 
 class Ended(BaseException):

@@ -16,6 +16,8 @@ from threading import Lock
 from types import TracebackType
 from typing import Any
 
+from reparam.supervision import end_group
+
 CHILD = Path(__file__).resolve().parents[1] / "trials" / "child.py"
 WORKS, FAILS, NOT_TRIED = "works", "fails", "not tried"
 
@@ -60,7 +62,7 @@ class Processes:
         with self._lock:
             self._closed = True
             for process in self._running:
-                _end(process)
+                end_group(process)
 
     def ask(self, module: str, steps: Sequence[str]) -> tuple[dict[str, Step], str]:
         """Return what became of importing a module and of the steps after it, and what it printed.
@@ -76,13 +78,13 @@ class Processes:
             output, log = process.communicate(timeout=self._seconds)
             ending = _ending(process.returncode, log)
         except subprocess.TimeoutExpired:
-            _end(process)
+            end_group(process)
             output, log = _rest_of(process)
             ending = f"does not come to an end: it was ended after {self._seconds} s"
         finally:
             with self._lock:
                 self._running.discard(process)
-            _end(process)  # and whatever it has started
+            end_group(process)  # and whatever it has started
             process.wait()
         return _steps(("import", *steps), output, ending), log
 
@@ -109,11 +111,6 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of a process in which nothing is installed and no index asked."""
     kept = {k: v for k, v in variables.items() if k != "POLYGRAPHY_AUTOINSTALL_DEPS"}
     return kept | {"PIP_NO_INDEX": "1", "PYTHONUNBUFFERED": "1", "GLOG_minloglevel": "2"}
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # it is over
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:

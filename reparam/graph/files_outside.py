@@ -96,7 +96,7 @@ def _number(where: Mapping[str, str], key: str, default: int) -> int:
 
 def _mapped(path: Path, location: str) -> memoryview:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
             about = os.fstat(handle)
             if not stat.S_ISREG(about.st_mode):

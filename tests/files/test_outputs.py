@@ -332,6 +332,16 @@ class TestStale:
         draft.discard()
         assert names(tmp_path) == []
 
+    def test_without_locks_it_is_its_age_that_tells(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(drafts, "_LOCKS", False)
+        monkeypatch.setattr(drafts, "_unnamed", lambda folder: -1)
+        young, old = drafts.hidden_name(tmp_path), drafts.hidden_name(tmp_path)
+        (old / "inside").mkdir(parents=True)
+        young.write_text("of a run that is alive")
+        os.utime(old, (0, 0))
+        write(tmp_path / "x")
+        assert names(tmp_path) == sorted([young.name, "x"])
+
     def test_files_of_others_are_not(self, tmp_path):
         for name in (".x.part", ".reparam-mine.part", "reparam-0123456789abcdef.part"):
             (tmp_path / name).write_text("mine")
