@@ -81,7 +81,7 @@ def check_valid(model: Any) -> None:
     """Refuse a model that breaks the specification, as far as onnx's own checker can tell.
 
     Operators that it does not know are left alone, and so is a file of a newer version of the
-    format. Outputs need no shape, and graphs no name: runtimes do not ask for them.
+    format. Outputs need no type and no shape, and graphs no name: runtimes do not ask for them.
 
     Args:
         model: an ``onnx.ModelProto``, which is not changed; data may be elsewhere.
@@ -101,6 +101,9 @@ def check_valid(model: Any) -> None:
     for graph in graphs_of(trial):
         if isinstance(graph, onnx.GraphProto):
             graph.name = graph.name or "graph"
+    for value in trial.graph.output:
+        if value.type.WhichOneof("value") is None:
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT  # any: the checker wants one
     for value in (*trial.graph.input, *trial.graph.output):
         if value.type.WhichOneof("value") == "tensor_type":
             value.type.tensor_type.shape.SetInParent()

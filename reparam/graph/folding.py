@@ -205,6 +205,8 @@ class Folder:
         dtype = _dtype(node, stored)
         results = _applied(call, [_wide(array) for array in self._exact(node, stored)])
         if dtype.name not in _FLOATS:
+            if dtype.kind in "iu" and any(array.dtype.kind == "f" for array in results):
+                raise NotEvaluableError("a function of floats, given integers")
             return [_Made(array.astype(dtype)) for array in results]
         made = []
         for array in results:
@@ -271,8 +273,17 @@ def _refuse_undefined(call: Call, stored: Inputs) -> None:
     divisor = stored[1] if call.operator == "Div" else None
     if divisor is not None and divisor.dtype.kind in "iu" and not divisor.all():
         raise NotEvaluableError("a division of integers by zero")
+    if call.operator.startswith("Reduce") and _runs_over(stored[0]):
+        raise NotEvaluableError("a sum that the integers do not reach")
     if call.operator == "Pow" and any(a is not None and a.dtype.kind in "iu" for a in stored):
         raise NotEvaluableError("a power of integers")
+
+
+def _runs_over(array: Array | None) -> bool:
+    """Whether a sum of integers may not fit: it wraps in one runtime, and ends in another."""
+    if array is None or array.dtype.kind not in "iu":
+        return False
+    return float(np.abs(array.astype(np.float64)).sum()) > np.iinfo(array.dtype).max
 
 
 def _dtype(node: ir.Node, stored: Inputs) -> np.dtype[Any]:

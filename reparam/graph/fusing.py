@@ -17,10 +17,10 @@ from reparam.graph.moves import NOT_MADE, Avoid, move
 from reparam.graph.normalizing import Normalized, normalize, settle
 from reparam.graph.passes import check_names
 from reparam.graph.preparing import (
-    declared_shapes,
+    declared_outputs,
     fold_again,
     prepare,
-    restore_shapes,
+    restore_outputs,
     sweep,
     tidy,
 )
@@ -55,7 +55,7 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     check_names(options.without)
     graph = model.graph
     report = GraphReport(operators_of(graph))
-    constants, declared = Constants(graph), declared_shapes(graph)
+    constants, declared = Constants(graph), declared_outputs(graph)
     if constants.opset < OLDEST_OPSET:
         report.notices.append(
             f"nothing is fused in operator set {constants.opset}: before {OLDEST_OPSET}, operators "
@@ -80,7 +80,7 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
     if "dead-nodes" not in options.without:
         report.count("unused initializers removed", sweep(model))
     report.macs_after = macs_of(graph)
-    restore_shapes(graph, declared)
+    restore_outputs(graph, declared)
     report.ops_after = operators_of(graph)
     return report
 

@@ -123,21 +123,23 @@ def _let_go(node: ir.Node) -> None:
                     inner.replace_input_with(index, None)
 
 
-def declared_shapes(graph: ir.Graph) -> list[ir.Shape | None]:
-    """Return the shapes of a graph's outputs, as its file declares them."""
-    return [None if value.shape is None else value.shape.copy() for value in graph.outputs]
+def declared_outputs(graph: ir.Graph) -> list[tuple[ir.TypeProtocol | None, ir.Shape | None]]:
+    """Return the types and shapes of a graph's outputs, as its file declares them."""
+    return [(v.type, None if v.shape is None else v.shape.copy()) for v in graph.outputs]
 
 
-def restore_shapes(graph: ir.Graph, declared: list[ir.Shape | None]) -> None:
-    """Give the outputs the shapes they were declared with, and unname what inference named.
+def restore_outputs(
+    graph: ir.Graph, declared: list[tuple[ir.TypeProtocol | None, ir.Shape | None]]
+) -> None:
+    """Give the outputs what they were declared with, and unname what inference named.
 
     Inference names the open sizes it cannot compute ``unk__0`` and so on. onnxruntime infers once
     more and makes up the same names for other sizes; where both meet, it takes two sizes for one
     and fails.
     """
     ir = import_onnx_ir()
-    for value, shape in zip(graph.outputs, declared, strict=True):
-        value.shape = shape
+    for value, (kind, shape) in zip(graph.outputs, declared, strict=True):
+        value.type, value.shape = kind, shape
     for node in graph:
         for value in node.outputs:
             if value.shape is None or value.is_graph_output():

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import numpy_helper
 
@@ -107,3 +108,25 @@ def test_what_is_not_finite_is_not_written_down() -> None:
     mask = g.mul(g.constant(np.full((3, 1, 1), 3e38)), g.scalar(10.0))
     g.output(g.node("Max", g.input("x", (1, 3, 6, 6)), mask))
     assert op_counts(after(g)) == {"Max": 1, "Mul": 1}
+
+
+@pytest.mark.parametrize(
+    ("operator", "values"),
+    [("Exp", [1, 100]), ("Log", [0, -1]), ("ReduceMean", [1, 2]), ("Softmax", [7, 1])],
+)
+def test_functions_of_floats_are_not_computed_of_integers(operator: str, values: Any) -> None:
+    """Nothing says to what the result is rounded; the runtime refuses most of them."""
+    graph = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 13]> g (int32[2] x) => (int32[2] y)'
+        f"<int32[2] c = {{{values[0]}, {values[1]}}}> {{ r = {operator}(c) y = Max(x, r) }}"
+    )
+    assert op_counts(fused(graph)) == {operator: 1, "Max": 1}
+
+
+@pytest.mark.parametrize(("largest", "left"), [(5, 0), (2**31 - 1, 1)])
+def test_a_sum_of_integers_that_runs_over_is_left(largest: int, left: int) -> None:
+    graph = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 13]> g (int32[1] x) => (int32[1] y)'
+        f"<int32[2] c = {{{largest}, 1}}> {{ r = ReduceSum(c) y = Max(x, r) }}"
+    )
+    assert op_counts(fused(graph)).get("ReduceSum", 0) == left

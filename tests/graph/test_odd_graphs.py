@@ -84,6 +84,13 @@ def test_an_output_may_be_given_out_before(outputs: str, tmp_path: Path) -> None
     assert (found.verdict, operators(made)) == ("equal", ["Conv"])
 
 
+def test_an_output_needs_no_type(tmp_path: Path) -> None:
+    proto = model(f"({IMAGE} x) => ({IMAGE} y) {{ {_FOLDED} }}", **norm())
+    proto.graph.output[0].ClearField("type")
+    found, made = fused(proto, tmp_path)
+    assert (found.verdict, operators(made)) == ("equal", ["Conv"])
+
+
 def test_an_output_does_not_become_the_input_that_it_equals(tmp_path: Path) -> None:
     """A BatchNorm that changes nothing, with nothing before it that could take its name."""
     text = "y = BatchNormalization<epsilon=0.0>(x, s, b, b, s)"
