@@ -107,6 +107,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from reparam.version import tool_version  # reading metadata is slow for an import
+
+        return tool_version()
     if name not in _HOME_OF:
         raise AttributeError(f"module 'reparam' has no attribute '{name}'")
     value = getattr(import_module(_HOME_OF[name]), name)
@@ -115,4 +119,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, "__version__"])

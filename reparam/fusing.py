@@ -2,38 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from reparam.checkpoint.pipeline import Fusion
     from reparam.graph.pipeline import GraphFusion
+    from reparam.normalization import Normalization
 
-_LIMITS = ("timeout", "memory_limit")
-_COMMON = ("strict", "force", "dry_run")
-_OF_CHECKPOINTS = ("epsilon", "fold_bn", "skip", "families", "format", "prefix")
-_OF_GRAPHS = (
-    "allow_macs", "without", "normalize", "merge_siblings", "bake_inputs", "keep_going", "tell",
-    *_LIMITS,
-)  # fmt: skip
+_COMMON = frozenset({"strict", "force", "dry_run"})
+_OF_CHECKPOINTS = frozenset({"epsilon", "fold_bn", "skip", "families", "format", "prefix"})
 
 
 def fuse(
-    source: str | Path, output: str | Path | None = None, **options: Any
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    strict: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    epsilon: float | None = None,
+    fold_bn: bool = False,
+    skip: Sequence[str] = (),
+    families: Sequence[str] = (),
+    format: str | None = None,
+    prefix: str | None = None,
+    allow_macs: float = 1.0,
+    without: Sequence[str] = (),
+    normalize: str | Normalization | None = None,
+    merge_siblings: bool = False,
+    bake_inputs: bool = False,
+    keep_going: bool = False,
+    tell: Callable[[str], None] | None = None,
+    timeout: float | None = None,
+    memory_limit: int | None = None,
 ) -> Fusion | GraphFusion:
     """Fuse a checkpoint or an ONNX file and write its deploy form, whole or not at all.
 
     A name that ends in ``.onnx`` is an ONNX file, of any network, for
     :func:`reparam.graph.pipeline.fuse_onnx`; so is a static Paddle program. Anything else is a
-    checkpoint, for :func:`reparam.checkpoint.pipeline.fuse`. The source is not changed.
+    checkpoint, for :func:`reparam.checkpoint.pipeline.fuse`. The source is not changed. Where there
+    is nothing to fuse, nothing is written, unless ``output`` names a file.
 
     Args:
         output: x.deploy.onnx for x.onnx, x.deploy.pdparams for x.pdparams and so on by default.
-        options: of both: ``strict``, ``force``, ``dry_run``. Of checkpoints: ``epsilon``,
-            ``fold_bn``, ``skip``, ``families``, ``format``, ``prefix``. Of ONNX files:
-            ``allow_macs``, ``without``, ``normalize``, ``merge_siblings``, ``bake_inputs``,
-            ``keep_going``, ``tell``, and of the process that reads them: ``timeout`` in seconds
-            (600) and ``memory_limit`` in bytes (2 GiB and 8 times the file).
+        strict: refuse where there is nothing to fuse, or something was left.
+        force: replace what is there.
+        dry_run: report, but write nothing.
+        epsilon: checkpoints: of the BatchNorms, in place of what the family says.
+        fold_bn: checkpoints: fold conv-bn pairs outside blocks as well.
+        skip: checkpoints: blocks to leave as they are, names or patterns.
+        families: checkpoints: names of families that come first.
+        format: checkpoints: ``pdparams`` or ``safetensors``.
+        prefix: checkpoints: use only the weights under this name or prefix.
+        allow_macs: graphs: how many times the MACs of what it replaces a region may cost.
+        without: graphs: names of passes that are switched off.
+        normalize: graphs: what is to be done to raw pixels, which the file takes then.
+        merge_siblings: graphs: make 1x1 convolutions that read one value one, with a Split.
+        bake_inputs: graphs: take weights that are inputs too for constants.
+        keep_going: graphs: accepted and without effect.
+        tell: graphs: is told what is being done.
+        timeout: graphs: seconds for the process that reads and runs them, 600 if None.
+        memory_limit: graphs: bytes for that process, 2 GiB and 8 times the file if None.
 
     Returns:
         Where the result is and what was done: ``source``, ``source_sha256``, ``output``,
@@ -43,23 +74,22 @@ def fuse(
         ReparamError: as the two functions say.
         TypeError: an option is not one of this kind of file.
     """
-    source = Path(source)
-    graph = is_graph(source)
-    own, other = (_OF_GRAPHS, _OF_CHECKPOINTS) if graph else (_OF_CHECKPOINTS, _OF_GRAPHS)
-    for name in options:
-        if name not in (*own, *_COMMON):
+    usual = fuse.__kwdefaults__ or {}
+    given = {name: value for name, value in locals().items() if value is not usual.get(name, value)}
+    graph = is_graph(source := Path(source))
+    for name in given:
+        if name not in _COMMON and (name in _OF_CHECKPOINTS) == graph:
             kind = "an ONNX file" if graph else "a checkpoint"
-            said = f"is not an option of {kind}" if name in other else "is not an option"
-            raise TypeError(f"fuse: '{name}' {said}")
+            raise TypeError(f"fuse: '{name}' is not an option of {kind}")
     if graph:
         from reparam.graph import guarded
         from reparam.supervision import TIMEOUT, Limits
 
-        limits = Limits(options.pop("timeout", TIMEOUT), options.pop("memory_limit", None))
-        return guarded.fuse(source, output, limits=limits, **options)
+        limits = Limits(given.pop("timeout", TIMEOUT), given.pop("memory_limit", None))
+        return guarded.fuse(source, output, limits=limits, **given)
     from reparam.checkpoint.pipeline import fuse as fuse_checkpoint
 
-    return fuse_checkpoint(source, output, **options)
+    return fuse_checkpoint(source, output, **given)
 
 
 def is_graph(path: Path) -> bool:

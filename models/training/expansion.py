@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from typing import Any
 
@@ -19,6 +19,7 @@ from reparam.models.training.geometry import geometry_of
 from reparam.models.training.makers import Maker, maker_named
 from reparam.models.training.pairing import norms_by_flow
 from reparam.models.training.running import batches_of, call, evaluating
+from reparam.reports import Report
 
 _PLACE = "_reparam_place"  # attribute of a block that expand made
 
@@ -50,8 +51,8 @@ class Kept:
     reason: str
 
 
-@dataclass(frozen=True)
-class Expansion:
+@dataclass(frozen=True, repr=False)
+class Expansion(Report):
     """What :func:`expand` did. ``str()`` of it is a summary.
 
     Attributes:
@@ -63,6 +64,13 @@ class Expansion:
     expanded: tuple[Expanded, ...]
     kept: tuple[Kept, ...]
     batches: int
+
+    @property
+    def summary(self) -> str:
+        return str(self).partition("\n")[0]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
     def __str__(self) -> str:
         before = sum(done.parameters_before for done in self.expanded)
@@ -84,8 +92,8 @@ class Expansion:
         return "\n".join(rows)
 
 
-@dataclass(frozen=True)
-class Contraction:
+@dataclass(frozen=True, repr=False)
+class Contraction(Report):
     """What :func:`contract` did.
 
     Attributes:
@@ -97,6 +105,14 @@ class Contraction:
     contracted: tuple[str, ...]
     absorbed: tuple[str, ...]
     biased: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        absorbed = f"; biases taken into {', '.join(self.absorbed)}" if self.absorbed else ""
+        return f"{len(self.contracted)} blocks are plain convolutions again{absorbed}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ _OTHER_FORMATS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """The arrays of one file.
 
@@ -60,6 +60,9 @@ class Checkpoint:
     metadata: dict[str, str] = field(default_factory=dict)
     layout: Layout = field(default_factory=Layout)
     pages: mmap.mmap | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.path}: {len(self.arrays)} arrays, {self.format}>"
 
     @property
     def sha256(self) -> str:

@@ -18,6 +18,7 @@ from reparam.checkpoint.layouts import Layout
 from reparam.checkpoint.roles import QUANTISED, without_quantisers
 from reparam.checkpoint.stored_forms import name_of
 from reparam.detection.known import detector_of
+from reparam.reports import Report
 
 _STATISTICS = ("_mean", "_variance", "running_mean", "running_var", "num_batches_tracked")
 
@@ -31,8 +32,8 @@ class BlockForm:
     form: str
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Report):
     """What a checkpoint holds.
 
     ``layout`` says where in the file the weights stand, and names are without its prefix.
@@ -63,6 +64,11 @@ class Inspection:
     not_finite: tuple[str, ...]
     untrained: tuple[str, ...]
     doubts: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        name = self.architecture or self.detector or "unknown architecture"
+        return f"{self.path}: {name}, {len(self.blocks)} blocks, {self.form}"
 
     @property
     def fused(self) -> int:

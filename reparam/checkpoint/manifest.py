@@ -9,20 +9,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from reparam.checkpoint.files import Checkpoint
 from reparam.checkpoint.opening import mapped
 from reparam.errors import CheckpointError
 from reparam.files import sha256_of
+from reparam.reports import Report
 
 SCHEMA = "reparam.manifest/1"
-
-
-class Report(Protocol):
-    """What was done, ``epsilon`` among it."""
-
-    def to_json(self) -> dict[str, Any]: ...
 
 
 def manifest_path(path: Path) -> Path:

@@ -21,12 +21,13 @@ from reparam.checkpoint.files import (
 )
 from reparam.checkpoint.fusing import Fusing
 from reparam.checkpoint.layouts import Layout
-from reparam.checkpoint.manifest import Report, manifest_of, manifest_path
+from reparam.checkpoint.manifest import manifest_of, manifest_path
 from reparam.checkpoint.opening import TORCH_ENDINGS, check_input
 from reparam.checkpoint.plan import SKIPPED, Plan
 from reparam.checkpoint.report import FusionReport
 from reparam.errors import CheckpointError, NotFusibleError, OutputError, UnsupportedModelError
 from reparam.files import check_output, deploy_stem, sha256_of, whole_group
+from reparam.reports import Report, written_text
 from reparam.version import tool_version
 
 Reported = TypeVar("Reported", bound=Report)
@@ -38,8 +39,8 @@ _NAMES_OF_TORCH = (
 )
 
 
-@dataclass(frozen=True)
-class Fusion:
+@dataclass(frozen=True, repr=False)
+class Fusion(Report):
     """A fused checkpoint: where it came from, where it is, what was done.
 
     ``output`` is None where nothing was written: in a dry run, and where there was nothing to fuse.
@@ -50,6 +51,19 @@ class Fusion:
     output: Path | None
     sha256: str
     report: FusionReport
+
+    @property
+    def summary(self) -> str:
+        return written_text(self.source, self.report.summary, self.output)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "source_sha256": self.source_sha256,
+            "output": self.output,
+            "sha256": self.sha256,
+            **self.report.to_json(),
+        }
 
 
 def deploy_path(source: Path, kind: str | None = None) -> Path:

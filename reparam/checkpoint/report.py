@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reparam.conv.certificate import Certificate
+from reparam.reports import Report
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ class Epsilon:
     source: str
 
 
-@dataclass(frozen=True)
-class FusionReport:
+@dataclass(frozen=True, repr=False)
+class FusionReport(Report):
     """Everything that :func:`reparam.fuse` did and did not do.
 
     ``fused`` are blocks, ``folded`` conv-bn pairs outside them. ``unknown`` names what the
@@ -72,6 +73,14 @@ class FusionReport:
     notices: tuple[str, ...]
     unknown: tuple[str, ...] = ("stride",)
     families: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        if self.fused:
+            return f"{len(self.fused)} blocks fused"
+        if self.folded:
+            return f"{len(self.folded)} BatchNorms folded"
+        return "already fused" if self.already else "nothing to fuse"
 
     @property
     def epsilon(self) -> float | None:

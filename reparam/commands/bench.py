@@ -103,10 +103,11 @@ def command(
         verdict = verdicts[0] if len(verdicts) == 1 else "measured"
         print_json("bench", verdict, {**result.to_json(), "notices": notices})
     else:
-        _print(result)
+        show(result)
 
 
-def _print(result: Benchmark) -> None:
+def show(result: Benchmark) -> None:
+    """Print the report."""
     console = stdout()
     grid = table("model", "#median ms", "#IQR", "#p99", "#runs", "#speedup", "95 %", "verdict")
     comparisons = {other.label: comparison for other, comparison in result.comparisons}

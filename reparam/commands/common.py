@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from reparam.commands.progress import progress
 from reparam.commands.tables import stdout, table
 
 __all__ = [  # with what commands take from here though it has files of its own
-    "ending_text", "epsilon_option", "family_option", "fields_of", "force_option", "json_option",
+    "ending_text", "epsilon_option", "family_option", "force_option", "json_option",
     "limit", "prefix_option", "print_error", "print_json", "progress", "settings_option",
     "size_of", "sizes_of", "stdout", "table", "tell_unused",
 ]  # fmt: skip
@@ -49,32 +49,16 @@ def tell_unused(names: Iterable[str], why: str) -> list[str]:
     return notices
 
 
-def fields_of(result: Any, notices: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a fused checkpoint in the JSON object of ``fuse --json``.
-
-    Args:
-        result: a fusion, by the names of a checkpoint or by the methods of a network.
-        notices: of the command line, beside those in its report.
-    """
-    fields = {
-        "source": result.source,
-        "source_sha256": result.source_sha256,
-        "output": result.output,
-        "sha256": result.sha256,
-        **result.report.to_json(),
-    }
-    return {**fields, "notices": [*fields["notices"], *notices]}
-
-
-def ending_text(output: Path | None, dry_run: bool, beside: Path | None = None) -> str:
+def ending_text(output: Path | None, changes: bool, beside: Path | None = None) -> str:
     """Return the last line about a file: where the result is, or why there is none.
 
     Args:
+        changes: whether there was anything to do; without an output, it was a dry run then.
         beside: a second file that belongs to the output.
     """
     if output is not None:
         return f"wrote {output}{f' and {beside}' if beside is not None else ''}"
-    if dry_run:
+    if changes:
         return "dry run: nothing was written"
     return "nothing to do, so nothing was written; -o writes the input under another name"
 

@@ -191,7 +191,7 @@ def command(
         notices = [*report.notices, *chosen.notices, *warnings]
         print_json("export", report.worst.verdict, {**report.to_json(), "notices": notices})
     else:
-        _print(report)
+        show(report)
 
 
 def _checkpoint_among(*given: str | None) -> tuple[Path | None, tuple[str | None, ...]]:
@@ -246,7 +246,8 @@ def _without_effect(onnx: bool, options: dict[str, Any]) -> Iterator[str]:
         yield "--input-size is only the size to check with: height and width are open"
 
 
-def _print(report: ExportReport) -> None:
+def show(report: ExportReport) -> None:
+    """Print the report."""
     grid = table("", "")
     grid.show_header = False
     for label, text in (*_files(report), *_network(report), *_checks(report)):

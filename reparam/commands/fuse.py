@@ -16,7 +16,6 @@ from reparam.commands.common import (
     ending_text,
     epsilon_option,
     family_option,
-    fields_of,
     force_option,
     json_option,
     limit,
@@ -31,7 +30,7 @@ from reparam.commands.fuse_onnx import FOR_GRAPHS, GraphChoice, fuse_graph_file,
 from reparam.commands.inputs import check_name_of, holds_models, models_of, the_checkpoint
 from reparam.commands.limit_options import limit_options
 from reparam.commands.model_options import WITHOUT_EFFECT, Choice, model_options
-from reparam.commands.outcome import Outcome, fuse_several
+from reparam.commands.outcome import Outcome, fuse_several, with_notices
 from reparam.fusing import is_graph
 
 if TYPE_CHECKING:
@@ -178,8 +177,8 @@ def _fuse(
         verdict=_verdict(result),
         done=f"{number} blocks fused" if number else _verdict(result),
         output=result.output,
-        fields=fields_of(result, notices),
-        show=lambda: _print(result, dry_run),
+        fields=with_notices(result, notices),
+        show=lambda: show(result),
     )
 
 
@@ -189,7 +188,8 @@ def _verdict(result: Fusion) -> str:
     return "already fused" if result.report.already else "nothing to fuse"
 
 
-def _print(result: Fusion, dry_run: bool) -> None:
+def show(result: Fusion) -> None:
+    """Print what was done."""
     console, report = stdout(), result.report
     families = ", ".join(dict.fromkeys(block.family for block in report.fused))
     of = f", blocks of {families}" if families else ""
@@ -210,7 +210,7 @@ def _print(result: Fusion, dry_run: bool) -> None:
         console.print(f"{_verdict(result)}")
     _print_evidence(report)
     _print_remarks(result)
-    console.print(ending_text(result.output, dry_run))
+    console.print(ending_text(result.output, bool(report.fused or report.folded)))
 
 
 def _print_evidence(report: FusionReport) -> None:

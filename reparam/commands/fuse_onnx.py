@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from reparam.commands.common import ending_text, limit, progress, stdout, table, tell_unused
-from reparam.commands.outcome import Outcome
+from reparam.commands.outcome import Outcome, with_notices
 
 if TYPE_CHECKING:
     from reparam.commands.grid import Grid
@@ -105,7 +105,6 @@ def fuse_graph_file(
         )
     notices = tell_unused(FOR_CHECKPOINTS, "it is for checkpoints, and this is an ONNX file")
     from reparam.graph import guarded  # the graph package is of no use to checkpoints
-    from reparam.graph.reporting import to_json
 
     with progress(steps=3 if path.suffix == ".onnx" else 4) as tell:
         result = guarded.fuse(
@@ -117,17 +116,17 @@ def fuse_graph_file(
         )
     number = len(result.report.fused)
     regions = "1 region" if number == 1 else f"{number:,} regions"
-    fields = to_json(result)
     return Outcome(
         verdict=result.verdict,
         done=f"{regions} fused" if number else result.verdict,
         output=result.output,
-        fields={**fields, "notices": [*fields["notices"], *notices]},
-        show=lambda: _print(result, options["dry_run"]),
+        fields=with_notices(result, notices),
+        show=lambda: show(result),
     )
 
 
-def _print(result: GraphFusion, dry_run: bool) -> None:
+def show(result: GraphFusion) -> None:
+    """Print what was done."""
     from reparam.graph import reporting
 
     console, report = stdout(), result.report
@@ -151,7 +150,9 @@ def _print(result: GraphFusion, dry_run: bool) -> None:
     if result.output is not None:
         console.print(reporting.whole_text(result.whole))
     _print_remarks(result)
-    console.print(ending_text(result.output, dry_run, result.data))
+    console.print(
+        ending_text(result.output, result.verdict in ("fused", "simplified"), result.data)
+    )
 
 
 def _regions(result: GraphFusion) -> Grid:

@@ -82,7 +82,12 @@ def command(
     if as_json:
         print_json("inspect", found.form, found.to_json())
     else:
-        _print_rows(_rows(found))
+        show(found)
+
+
+def show(found: Inspection) -> None:
+    """Print what a checkpoint holds."""
+    _print_rows(_rows(found))
 
 
 def _rows(found: Inspection) -> list[tuple[str, str]]:

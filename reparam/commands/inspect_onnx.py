@@ -27,6 +27,11 @@ def inspect_graph_file(path: Path, as_json: bool, limits: Limits) -> None:
     if as_json:
         print_json("inspect", "onnx", found.to_json())
         return
+    show(found)
+
+
+def show(found: GraphInspection) -> None:
+    """Print what an ONNX file holds, and what fusing it would save."""
     console = stdout()
     console.print(_about(found))
     _print_unfused(found)

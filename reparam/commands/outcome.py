@@ -13,6 +13,7 @@ import click
 from reparam.commands.output import as_ours, error_fields, print_error, print_json
 from reparam.commands.tables import stdout
 from reparam.errors import ReparamError
+from reparam.reports import Report
 
 SEVERAL = "fuse_several"
 """The schema of several files: an object with ``files``, each with the fields of one file."""
@@ -44,6 +45,12 @@ class Outcome:
             print_json("fuse", self.verdict, self.fields)
         else:
             self.show()
+
+
+def with_notices(result: Report, notices: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a result, with notices of the command line beside its own."""
+    fields = result.to_json()
+    return {**fields, "notices": [*fields["notices"], *notices]}
 
 
 def fuse_several(paths: Sequence[Path], fuse: Callable[[Path], Outcome], as_json: bool) -> int:

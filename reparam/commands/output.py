@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from difflib import SequenceMatcher
-from pathlib import Path
 from typing import Any
 
 import click
 
 from reparam.errors import ReparamError
+from reparam.reports import plain_value
 from reparam.version import tool_version
 
 QUIET, NORMAL, VERBOSE = -1, 0, 1
@@ -60,7 +59,7 @@ def print_json(
         "command": command,
         "verdict": verdict,
     }
-    click.echo(json.dumps(_plain({**head, **fields}), allow_nan=False, indent=1))
+    click.echo(json.dumps(plain_value({**head, **fields}), allow_nan=False, indent=1))
 
 
 def print_error(error: ReparamError, as_json: bool) -> None:
@@ -108,14 +107,3 @@ def _near(given: str, names: Iterable[str]) -> list[str]:
 def _coloured() -> bool:
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return sys.stderr.isatty() and not plain
-
-
-def _plain(value: Any) -> Any:
-    """Return ``value`` as JSON knows it; NaN, infinity and paths become text."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return str(value) if isinstance(value, Path) else value

@@ -8,8 +8,8 @@ from typing import Any
 
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.foreign_trials import METHOD
-from reparam.commands.common import ending_text, fields_of, limit, progress, stdout, table
-from reparam.commands.outcome import Outcome
+from reparam.commands.common import ending_text, limit, progress, stdout, table
+from reparam.commands.outcome import Outcome, with_notices
 from reparam.exporter.layer_fusing import LayerFusion, LayerReport, fuse_layers
 
 
@@ -33,8 +33,8 @@ def fuse_own(
         verdict=verdict,
         done=f"{number} blocks converted" if number else verdict,
         output=result.output,
-        fields=fields_of(result, notices),
-        show=lambda: _print(result, options["dry_run"]),
+        fields=with_notices(result, notices),
+        show=lambda: show(result),
     )
 
 
@@ -46,7 +46,8 @@ def _verdict(report: LayerReport) -> str:
     return "already fused" if report.already else "nothing to fuse"
 
 
-def _print(result: LayerFusion, dry_run: bool) -> None:
+def show(result: LayerFusion) -> None:
+    """Print what was done."""
     console, report = stdout(), result.report
     arguments = ", ".join(f"{name}={value}" for name, value in report.arguments.items())
     console.print(f"{result.source}: {report.architecture}({arguments})")
@@ -60,7 +61,7 @@ def _print(result: LayerFusion, dry_run: bool) -> None:
         console.print(f"left alone: {left.where or '(root)'}: {left.reason}")
     for notice in report.notices:
         console.print(f"note: {notice}")
-    console.print(ending_text(result.output, dry_run))
+    console.print(ending_text(result.output, bool(report.fused)))
 
 
 def _print_blocks(report: LayerReport) -> None:

@@ -28,6 +28,7 @@ def stdout() -> Console:
         highlight=False,
         markup=False,
         emoji=False,
+        force_jupyter=False,  # a notebook shows reports as HTML, or what is printed as it is
         color_system=colours,
         quiet=loudness() == QUIET,
     )

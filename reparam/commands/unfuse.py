@@ -144,17 +144,9 @@ def command(
             dry_run=dry_run,
         )
     if as_json:
-        fields = {
-            "source": result.source,
-            "source_sha256": result.source_sha256,
-            "output": result.output,
-            "sha256": result.sha256,
-            "original": result.original,
-            **result.report.to_json(),
-        }
-        print_json("unfuse", _verdict(result.report), fields)
+        print_json("unfuse", _verdict(result.report), result.to_json())
     else:
-        _print(result, dry_run)
+        show(result)
 
 
 def _verdict(report: UnfusionReport) -> str:
@@ -163,7 +155,8 @@ def _verdict(report: UnfusionReport) -> str:
     return "already train-time" if report.already else "nothing to unfuse"
 
 
-def _print(result: Unfusion, dry_run: bool) -> None:
+def show(result: Unfusion) -> None:
+    """Print what was done."""
     console, report = stdout(), result.report
     console.print(f"{result.source}: {report.architecture or 'unknown architecture'}")
     if report.unfused:
@@ -184,7 +177,7 @@ def _print(result: Unfusion, dry_run: bool) -> None:
     if report.worst is not None:
         console.print(f"worst block '{report.worst.where}': {report.worst.certificate}")
     _print_remarks(report)
-    console.print(ending_text(result.output, dry_run))
+    console.print(ending_text(result.output, bool(report.unfused or report.unfolded)))
 
 
 def _blocks(report: UnfusionReport) -> Grid:

@@ -92,7 +92,7 @@ def command(
     if as_json:
         print_json("verify", result.verdict, {**result.to_json(), "notices": notices})
     else:
-        _print(result)
+        show(result)
     return 0 if result.verdict == "equivalent" else EXIT_NO
 
 
@@ -117,7 +117,8 @@ def _load_probe(path: Path) -> np.ndarray[Any, Any]:
     return array.astype(np.float32)
 
 
-def _print(result: Verification) -> None:
+def show(result: Verification) -> None:
+    """Print the report."""
     console = stdout()
     console.print(f"original   {result.original}")
     console.print(f"candidate  {result.candidate}")

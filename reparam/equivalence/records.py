@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reparam.conv.certificate import Certificate
+from reparam.reports import Report
 
 EQUAL, DIFFERENT, UNDECIDABLE, SKIPPED = "equal", "different", "undecidable", "skipped"
 
@@ -74,8 +75,8 @@ class Stage:
         return max(self.probes, key=lambda p: _share(p.distance, p.bound), default=None)
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Report):
     """The whole comparison. ``verdict`` is ``equivalent``, ``different`` or ``undecidable``.
 
     ``notices`` say how the weights of the original were found in its file.
@@ -90,6 +91,10 @@ class Verification:
     verdict: str
     stages: tuple[Stage, ...]
     notices: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        return f"{self.verdict}: {self.candidate} and {self.original}"
 
     @property
     def first_difference(self) -> str:

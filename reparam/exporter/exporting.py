@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +13,21 @@ from reparam.adapters.converter import Converter, need_converter
 from reparam.adapters.foreign_models import ForeignModel
 from reparam.adapters.static_program import save_static
 from reparam.checkpoint import Checkpoint, load_checkpoint
-from reparam.detection import NMS
+from reparam.detection import NMS, Preprocessing, Selection
+from reparam.detection.classes import Classes
 from reparam.exporter.contract import infer_cfg_of
 from reparam.exporter.describing import describe, without_infer_cfg
 from reparam.exporter.detectors import for_network
 from reparam.exporter.layer_networks import network_of_model
 from reparam.exporter.networks import Network, network_of
 from reparam.exporter.onnx_export import make_onnx
-from reparam.exporter.options import Options, check_request, data_of
+from reparam.exporter.options import FLOAT32, Options, check_request, data_of
 from reparam.exporter.paddle_export import make_paddle
 from reparam.exporter.probing import Probe
 from reparam.exporter.raw_pixels import taking_raw_pixels
 from reparam.exporter.report import ExportReport
 from reparam.files import whole_files
+from reparam.normalization import Normalization
 
 
 def export(
@@ -33,7 +35,28 @@ def export(
     output: str | Path | None = None,
     *,
     prefix: str | None = None,
-    **options: Any,
+    fuse: bool = True,
+    epsilon: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+    model: ForeignModel | None = None,
+    input_size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    dynamic: Sequence[str] | None = None,
+    opset: int = 17,
+    output_names: Sequence[str] | None = None,
+    precision: str = FLOAT32,
+    keep_io: bool = True,
+    external_data: bool = False,
+    paddle: str | Path | None = None,
+    fold_normalize: str | Normalization | None = None,
+    head: str | None = None,
+    compat: str | None = None,
+    selection: Selection | None = None,
+    classes: Classes | None = None,
+    preprocessing: Preprocessing | None = None,
+    force: bool = False,
+    timeout: float = 600,
+    progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
     """Write the checkpoint at a path as an ONNX file; return the report.
 
@@ -41,15 +64,41 @@ def export(
         checkpoint: a ``.pdparams``, ``.safetensors`` or ``.pth`` file.
         output: the file to write; ``x.onnx`` beside ``x.pdparams`` if None.
         prefix: use only the weights under this name or prefix.
-        options: as :func:`export_onnx`, which also says what is raised; ``paddle`` may be a text.
+        fuse, epsilon, settings, model: as :func:`export_onnx`, which also says what is raised.
+        input_size, batch, dynamic, opset, output_names, precision, keep_io, external_data, paddle,
+            fold_normalize, head, compat, selection, classes, preprocessing, force, timeout,
+            progress: fields of :class:`Options`, which says what they mean.
 
     Raises:
         CheckpointError: the file is not a checkpoint.
     """
     loaded = load_checkpoint(checkpoint, prefix=prefix)
-    if options.get("paddle") is not None:
-        options["paddle"] = Path(options["paddle"])
-    return export_onnx(loaded, Path(output or loaded.path.with_suffix(".onnx")), **options)
+    return export_onnx(
+        loaded,
+        Path(output or loaded.path.with_suffix(".onnx")),
+        fuse=fuse,
+        epsilon=epsilon,
+        settings=settings,
+        model=model,
+        input_size=input_size,
+        batch=batch,
+        dynamic=dynamic,
+        opset=opset,
+        output_names=output_names,
+        precision=precision,
+        keep_io=keep_io,
+        external_data=external_data,
+        paddle=None if paddle is None else Path(paddle),
+        fold_normalize=fold_normalize,
+        head=head,
+        compat=compat,
+        selection=selection or Selection(),
+        classes=classes,
+        preprocessing=preprocessing,
+        force=force,
+        timeout=timeout,
+        progress=progress,
+    )
 
 
 def export_onnx(

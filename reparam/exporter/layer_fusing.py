@@ -24,6 +24,7 @@ from reparam.equivalence.probes import DEFAULT_SIZES, Probing
 from reparam.equivalence.records import DIFFERENT, UNDECIDABLE, BlockResult, Stage
 from reparam.errors import NotEquivalentError, NotFusibleError, UnsupportedModelError
 from reparam.exporter.networks import source_notices
+from reparam.reports import Report, written_text
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class ProvedBlock:
         return {**asdict(self.block), "check": asdict(self.check)}
 
 
-@dataclass(frozen=True)
-class LayerReport:
+@dataclass(frozen=True, repr=False)
+class LayerReport(Report):
     """What a network's own methods did, and what the checks of it found.
 
     Attributes:
@@ -61,14 +62,20 @@ class LayerReport:
     network: Stage
     notices: tuple[str, ...]
 
+    @property
+    def summary(self) -> str:
+        if self.fused:
+            return f"{self.architecture}: {len(self.fused)} blocks converted"
+        return f"{self.architecture}: {'already fused' if self.already else 'nothing to fuse'}"
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as values that JSON knows; the Layers decide epsilon themselves."""
         fused = [proved.to_json() for proved in self.fused]
         return {**asdict(self), "fused": fused, "epsilon": None}
 
 
-@dataclass(frozen=True)
-class LayerFusion:
+@dataclass(frozen=True, repr=False)
+class LayerFusion(Report):
     """A converted checkpoint: where it came from, where it is, the report.
 
     ``output`` is None where nothing was written: in a dry run, or with nothing to convert.
@@ -79,6 +86,19 @@ class LayerFusion:
     output: Path | None
     sha256: str
     report: LayerReport
+
+    @property
+    def summary(self) -> str:
+        return written_text(self.source, self.report.summary, self.output)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "source_sha256": self.source_sha256,
+            "output": self.output,
+            "sha256": self.sha256,
+            **self.report.to_json(),
+        }
 
 
 def fuse_layers(

@@ -11,6 +11,7 @@ from reparam.adapters.onnx_model import Value
 from reparam.detection import Selection
 from reparam.graph.records import Fused, Left
 from reparam.graph.reporting import region_to_json
+from reparam.reports import Report
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class PaddleFiles:
     worst: Difference
 
 
-@dataclass(frozen=True)
-class ExportReport:
+@dataclass(frozen=True, repr=False)
+class ExportReport(Report):
     """Files that passed their checks, and how they came about.
 
     Attributes:
@@ -166,6 +167,12 @@ class ExportReport:
     paddle: PaddleFiles | None = None
     fused_regions: tuple[Fused, ...] = ()
     left_regions: tuple[Left, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        program = self.paddle.program if self.paddle is not None else None
+        files = " and ".join(str(path) for path in (self.output, program) if path is not None)
+        return f"{self.architecture} of {self.source}: {self.worst.verdict}, wrote {files}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as values that JSON knows."""

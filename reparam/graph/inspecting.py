@@ -20,6 +20,7 @@ from reparam.graph.preparing import prepare
 from reparam.graph.reasons import reasons_of
 from reparam.graph.records import GraphReport, Options, Swap
 from reparam.graph.regions import Region, choose, is_gemm, needs_a_node
+from reparam.reports import Report
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -61,8 +62,8 @@ class First:
     regions: list[Region]
 
 
-@dataclass(frozen=True)
-class GraphInspection:
+@dataclass(frozen=True, repr=False)
+class GraphInspection(Report):
     """What an ONNX file holds.
 
     Attributes:
@@ -78,6 +79,11 @@ class GraphInspection:
     refused: tuple[Refused, ...]
     notices: tuple[str, ...]
     ready: Mapping[str, int]
+
+    @property
+    def summary(self) -> str:
+        nodes = sum(self.about["operators"].values())
+        return f"{self.about['path']}: {nodes:,} nodes, {len(self.unfused):,} regions to fuse"
 
     @property
     def operators_after(self) -> dict[str, int]:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reparam.errors import GraphError, NotEquivalentError, NotFusibleError, OutputError
 from reparam.files import check_output, deploy_stem, sha256_of, whole_file
@@ -16,10 +16,12 @@ from reparam.graph.fusing import fuse_graph
 from reparam.graph.origins import ONNX, STATIC, Origin, as_onnx
 from reparam.graph.passes import check_names
 from reparam.graph.records import GraphReport, Options
+from reparam.graph.reporting import to_json
 from reparam.graph.runnable import too_large
 from reparam.graph.whole import compare
 from reparam.graph.whole_records import NOT_RUN, Whole
 from reparam.normalization import Normalization
+from reparam.reports import Report, written_text
 from reparam.version import tool_version
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ _DRY = Whole(NOT_RUN, reason="nothing was written")
 _COPIED = Whole(NOT_RUN, reason="nothing was changed")
 
 
-@dataclass(frozen=True)
-class GraphFusion:
+@dataclass(frozen=True, repr=False)
+class GraphFusion(Report):
     """A fused ONNX file.
 
     Attributes:
@@ -55,6 +57,16 @@ class GraphFusion:
     whole: Whole
     before: int = 0
     notices: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        number = len(self.report.fused)
+        return written_text(
+            self.source, f"{number} regions fused" if number else self.verdict, self.output
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return to_json(self)
 
     @property
     def verdict(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from reparam.latency.environment import Environment
 from reparam.latency.statistics import Comparison, Summary, compare, summarise
+from reparam.reports import Report
 
 NOISY = 0.20  # interquartile range / median from which a machine is called noisy
 
@@ -108,8 +109,8 @@ class Measurement:
         }
 
 
-@dataclass(frozen=True)
-class Benchmark:
+@dataclass(frozen=True, repr=False)
+class Benchmark(Report):
     """Models measured in turn on one machine; the first is the baseline."""
 
     measurements: tuple[Measurement, ...]
@@ -119,6 +120,15 @@ class Benchmark:
     seconds: float
     warm_up: float
     seed: int  # of the input values
+
+    @property
+    def summary(self) -> str:
+        first = f"{self.baseline.label} {1e3 * self.baseline.summary.median:.3f} ms"
+        others = (
+            f"{other.label} {comparison.speedup:.3f}x ({comparison.verdict})"
+            for other, comparison in self.comparisons
+        )
+        return "; ".join((first, *others))
 
     @property
     def baseline(self) -> Measurement:

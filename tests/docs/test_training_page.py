@@ -36,7 +36,7 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     for line in commands.splitlines():
         run(line, capsys)
     runpy.run_path("back.py", run_name="__main__")
-    assert "absorbed=('stem.conv1.bn', 'stem.conv2.bn')" in capsys.readouterr().out
+    assert "biases taken into stem.conv1.bn, stem.conv2.bn" in capsys.readouterr().out
     for line in more.splitlines():
         run(line, capsys)
     before = reparam.load_checkpoint(example_checkpoints()["cspresnet"])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from reparam.checkpoint.epsilons import GIVEN
 from reparam.checkpoint.families.terms import PADDLE
@@ -27,12 +28,13 @@ from reparam.checkpoint.unfusing.outlines import Wishes
 from reparam.checkpoint.unfusing.report import UnfusionReport
 from reparam.errors import CheckpointError, NotFusibleError, UnsupportedModelError
 from reparam.files import train_stem
+from reparam.reports import Report, written_text
 
 _SPELLINGS = {PDPARAMS: PADDLE, TORCH: TORCH_NAMES}  # what else a format tells
 
 
-@dataclass(frozen=True)
-class Unfusion:
+@dataclass(frozen=True, repr=False)
+class Unfusion(Report):
     """A train-time checkpoint: where it came from, where it is, what was done.
 
     ``output`` is None where nothing was written: in a dry run, or with nothing to unfuse.
@@ -45,6 +47,20 @@ class Unfusion:
     sha256: str
     report: UnfusionReport
     original: Path | None = None
+
+    @property
+    def summary(self) -> str:
+        return written_text(self.source, self.report.summary, self.output)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "source": self.source,
+            "source_sha256": self.source_sha256,
+            "output": self.output,
+            "sha256": self.sha256,
+            "original": self.original,
+            **self.report.to_json(),
+        }
 
 
 @dataclass(frozen=True)

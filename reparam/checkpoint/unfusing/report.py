@@ -7,6 +7,7 @@ from typing import Any
 
 from reparam.checkpoint.report import Epsilon, Left
 from reparam.conv.certificate import Certificate
+from reparam.reports import Report
 
 MEANING = (
     "equivalent in function, not the original weights: a fusion cannot be undone. One kernel of "
@@ -39,8 +40,8 @@ class UnfusedBlock:
     certificate: Certificate
 
 
-@dataclass(frozen=True)
-class UnfusionReport:
+@dataclass(frozen=True, repr=False)
+class UnfusionReport(Report):
     """Everything that :func:`reparam.unfuse` did and did not do.
 
     ``unfused`` are blocks, ``unfolded`` convolutions outside them that have a BatchNorm again.
@@ -59,6 +60,12 @@ class UnfusionReport:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     notices: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        if self.unfused or self.unfolded:
+            return f"{len(self.unfused) + len(self.unfolded)} blocks unfused"
+        return "already train-time" if self.already else "nothing to unfuse"
 
     @property
     def epsilon(self) -> float | None:
