@@ -5,17 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from reparam.adapters.converter_versions import hint_of_versions, need_converting_versions
 from reparam.adapters.onnx_model import parse_model
 from reparam.errors import ExportError, MissingDependencyError
+from reparam.supervision import child_environment, signal_name
 
 CHILD = Path(__file__).with_name("converter_child.py")
 OPSETS = range(11, 22)  # what paddle2onnx 2.1 converts to without changing the number
@@ -162,12 +161,6 @@ class Converter:
             self._process.stdin.close()  # type: ignore[union-attr]
 
 
-def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the child: no package is installed in it, no index asked."""
-    kept = {k: v for k, v in environment.items() if k != "POLYGRAPHY_AUTOINSTALL_DEPS"}
-    return kept | {"PIP_NO_INDEX": "1", "PYTHONUNBUFFERED": "1"}
-
-
 def check_opset(opset: int) -> None:
     """Refuse an opset that the converter does not write.
 
@@ -195,11 +188,7 @@ def _check_inputs(program: Path, parameters: Path) -> None:
 def _ending(status: int) -> str:
     if status >= 0:
         return f"failed with exit status {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    return f"was ended by {name}"
+    return f"was ended by {signal_name(-status)}"
 
 
 def _failure(ending: str, log: str) -> ExportError:

@@ -20,7 +20,6 @@ from typing import Any
 
 from reparam.adapters.converter import (
     check_opset,
-    child_environment,
     convert,
     first_error,
     need_converter,
@@ -31,6 +30,7 @@ from reparam.adapters.static_checks import check_nothing_lost, check_parameters_
 from reparam.adapters.static_operators import operators_of
 from reparam.checkpoint.opening import mapped
 from reparam.errors import CheckpointError, ExportError
+from reparam.supervision import child_environment
 
 PIR, OLD, PARAMETERS = "a program of paddle 3", "an old program", "parameters"
 OLD_PROGRAM_CHILD = Path(__file__).with_name("old_program_child.py")
@@ -223,11 +223,14 @@ def _others(folder: Path, pattern: str) -> str:
 def _translate(old: Path, new: Path, timeout: float) -> None:
     """Write an old program as one of paddle 3, in a process that Paddle may end."""
     command = [sys.executable, str(OLD_PROGRAM_CHILD), str(old), str(new)]
-    environment = child_environment(os.environ) | {"GLOG_minloglevel": "2"}
     with tempfile.TemporaryFile() as log:  # a file: nothing that inherits it can block us
         try:
             done = subprocess.run(  # noqa: S603 - our own script and interpreter
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment, timeout=timeout
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=child_environment(os.environ),
+                timeout=timeout,
             )
         except subprocess.TimeoutExpired as error:
             raise ExportError(

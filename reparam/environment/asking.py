@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any
 
-from reparam.supervision import end_group
+from reparam.supervision import child_environment, end_group, signal_name
 
 CHILD = Path(__file__).resolve().parents[1] / "trials" / "child.py"
 WORKS, FAILS, NOT_TRIED = "works", "fails", "not tried"
@@ -100,17 +99,11 @@ class Processes:
                 text=True,
                 encoding="utf-8",
                 errors="replace",
-                env=_environment(os.environ),
+                env=child_environment(os.environ),
                 start_new_session=True,  # so that all that it starts can be ended with it
             )
             self._running.add(process)
             return process
-
-
-def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a process in which nothing is installed and no index asked."""
-    kept = {k: v for k, v in variables.items() if k != "POLYGRAPHY_AUTOINSTALL_DEPS"}
-    return kept | {"PIP_NO_INDEX": "1", "PYTHONUNBUFFERED": "1", "GLOG_minloglevel": "2"}
 
 
 def _rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
@@ -124,8 +117,7 @@ def _rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
 def _ending(status: int, log: str) -> str:
     said = last_line(log)
     if status < 0:
-        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"{-status}"
-        return f"ends the process ({name})" + (f": {said}" if said else "")
+        return f"ends the process ({signal_name(-status)})" + (f": {said}" if said else "")
     if status == 0:
         return "ends the process as if all was well" + (f": {said}" if said else "")
     return said or f"ends the process with exit status {status}"

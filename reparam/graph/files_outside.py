@@ -101,6 +101,8 @@ def _mapped(path: Path, location: str) -> memoryview:
             about = os.fstat(handle)
             if not stat.S_ISREG(about.st_mode):
                 raise _missing(location, "no regular file")
+            if about.st_nlink > 1 and about.st_uid != path.parent.stat().st_uid:
+                raise _outside(location, "a second name of a file of someone else")
             if not about.st_size:
                 return memoryview(b"")
             return memoryview(mmap.mmap(handle, 0, access=mmap.ACCESS_READ))

@@ -257,10 +257,11 @@ def _need_runnable(source: Path, origin: Origin, report: GraphReport) -> None:
     """Refuse what is too large to be compared as a whole."""
     reason = too_large(light_model(origin.path))
     if reason:
-        proved = f"{len(report.fused)} regions are proved, but the whole was not run: {reason}"
+        number = len(report.fused)
+        proved = "1 region is" if number == 1 else f"{number:,} regions are"
         raise GraphError(
             f"cannot compare what fusing makes of '{source}' with it",
-            found=proved,
+            found=f"{proved} proved, but the whole was not run: {reason}",
             why="nothing is written that was not compared as a whole",
             hint="--dry-run tells what would be fused",
         )

@@ -13,10 +13,11 @@ import onnx
 import pytest
 
 from reparam.adapters import converter
-from reparam.adapters.converter import child_environment, convert, first_error
+from reparam.adapters.converter import convert, first_error
 from reparam.adapters.paddle_models import import_paddle
 from reparam.adapters.static_program import save_static
 from reparam.errors import ExportError
+from reparam.supervision import child_environment
 from tests.converter import needs_converter
 
 Static = tuple[Path, Path]

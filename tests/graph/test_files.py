@@ -122,6 +122,16 @@ class TestWeightsOutside:
             assert "outside of its folder" in message
             assert "a link to" in message
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+    def test_may_not_be_a_second_name_of_a_file_of_someone_else(self, tmp_path: Path) -> None:
+        folder = tmp_path / "model"
+        folder.mkdir()
+        secret = put(tmp_path, weight().raw_data, "secret.bin")
+        (folder / "w.bin").hardlink_to(secret)
+        assert open_model(put(folder, outside("w.bin"))).data_files
+        os.chown(folder, 12345, 12345)
+        assert "a second name of a file of someone else" in refused(folder / "model.onnx")
+
     def test_may_be_beside_a_model_in_a_folder_that_is_a_link(self, tmp_path: Path) -> None:
         (tmp_path / "real").mkdir()
         put(tmp_path / "real", weight().raw_data, "w.bin")

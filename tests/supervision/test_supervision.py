@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from reparam.__main__ import main
 from reparam.errors import ExportError, GraphError, NotFusibleError
-from reparam.supervision import MEMORY, Child, Limits, memory_limit, supervised
+from reparam.supervision import (
+    MEMORY,
+    Child,
+    Limits,
+    is_want_of_memory,
+    memory_limit,
+    supervised,
+)
 from tests.environment.places import has_ended
 
 MADE_UP = "tests.supervision.made_up"
@@ -160,6 +168,40 @@ def test_one_process_answers_often_until_it_dies():
         child.end()
         with pytest.raises(GraphError, match="cannot run"):
             child.call()
+
+
+NO_ROOM = "libphi.so: failed to map segment from shared object"
+
+
+def _caused(error: ImportError, cause: BaseException) -> ImportError:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (ImportError(NO_ROOM), True),
+        (_caused(ImportError("numpy"), ImportError(NO_ROOM)), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (ImportError("No module named 'x'"), False),
+        (ValueError(NO_ROOM), False),
+    ],
+)
+def test_errors_that_say_that_there_is_not_enough_memory(error, expected):
+    assert is_want_of_memory(error) is expected
+
+
+def test_a_command_that_cannot_import_a_library_for_want_of_memory_says_so(monkeypatch, capsys):
+    def fail(_: str) -> None:
+        raise ImportError(NO_ROOM)
+
+    monkeypatch.setattr("reparam.__main__.import_module", fail)
+    with pytest.raises(SystemExit) as caught:
+        main(["inspect", "x.onnx"])
+    assert caught.value.code == 2
+    assert "Error: there is not enough memory\n  found:  libphi.so" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
