@@ -201,7 +201,7 @@ def test_a_command_that_cannot_import_a_library_for_want_of_memory_says_so(monke
     with pytest.raises(SystemExit) as caught:
         main(["inspect", "x.onnx"])
     assert caught.value.code == 2
-    assert "Error: there is not enough memory\n  found:  libphi.so" in capsys.readouterr().err
+    assert "Error: there is not enough memory\n  found: libphi.so" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
