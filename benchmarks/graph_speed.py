@@ -11,6 +11,7 @@ REPARAM_PEER_PYTHON, names an interpreter that has them; they are ended after --
 Prints a JSON line for each measurement, then for each case the medians, the nodes that are left
 and the ratios that targets are stated in. Seconds, and cpu for those of processors, are those of
 load, work and save, imports apart; process_seconds and process_cpu are of all that a process does.
+The target of fuse is three floors, two runtimes and 2 s; "fuse / target" is of it.
 Memory is the largest resident set of the process; ratios of it are to the file, with and without
 what imports take. Growth is the exponent of cpu in the number of nodes: 1 is linear.
 """
@@ -38,7 +39,8 @@ Medians = dict[str, dict[str, float]]
 SIZES = (1_000, 10_000)
 MIB = 100
 BLOCKS = {"wide": 512, "narrow": 128}  # channels
-OWN = ("imports", "floor", "ours")
+OWN = ("imports", "floor", "runtime", "inspect", "stages", "ours")
+PROCESSES = 2.0  # seconds that the target allows for processes
 
 
 def main() -> int:
@@ -129,6 +131,9 @@ def ratios(median: Medians, file_mib: float, nodes: int) -> dict[str, float]:
         if file_mib >= MIB / 2:
             found[f"memory, {way} / file"] = numbers["peak_mib"] / file_mib
             found[f"memory less imports, {way} / file"] = (numbers["peak_mib"] - base) / file_mib
+    if {"stages", "runtime"} <= median.keys():
+        target = 3 * median["floor"]["cpu"] + 2 * median["runtime"]["cpu"] + PROCESSES
+        found["cpu, fuse / target"] = median["stages"]["cpu"] / target
     return {name: round(value, 3) for name, value in found.items()}
 
 

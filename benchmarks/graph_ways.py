@@ -2,6 +2,9 @@
 
     floor      load and save it with the IR that the fuser works on
     ours       open, fuse and save as ``reparam fuse`` does, without the run of the whole
+    inspect    what ``reparam inspect`` does
+    stages     what ``reparam fuse`` does, with the processor seconds of each of its steps
+    runtime    onnxruntime: load the file, and run it ten times on zeros
     command    ``reparam fuse``, its checks and the run of both files included
     onnxslim, onnxsim   those tools, in the interpreter of --peer-python
 
@@ -100,6 +103,51 @@ def ours(source: str, output: str) -> dict[str, float]:
     return clock.seconds
 
 
+def inspect(source: str, _: str) -> dict[str, float]:
+    from reparam.graph.inspecting import inspect_onnx
+
+    with Clock() as clock:
+        clock.step("inspect", lambda: inspect_onnx(source))
+    return clock.seconds
+
+
+def stages(source: str, output: str) -> dict[str, float]:
+    import onnx_ir  # noqa: F401
+    import onnxruntime  # noqa: F401
+
+    from reparam.graph.pipeline import fuse_onnx
+
+    begun = [("begin", time.process_time())]
+
+    def tell(step: str) -> None:
+        begun.append((step.partition(" ")[0], time.process_time()))
+
+    with Clock() as clock:
+        fuse_onnx(source, output, force=True, tell=tell)
+    ends = [at for _, at in begun[2:]] + [time.process_time()]
+    steps = {f"cpu, {name}": round(end - at, 4)
+             for (name, at), end in zip(begun[1:], ends, strict=True)}  # fmt: skip
+    return clock.seconds | steps
+
+
+def runtime(source: str, _: str) -> dict[str, float]:
+    import numpy as np
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads, settings.log_severity_level = 1, 4
+    with Clock() as clock:
+        session = clock.step(
+            "load",
+            lambda: onnxruntime.InferenceSession(source, settings, ["CPUExecutionProvider"]),
+        )
+        shapes = {one.name: [size if isinstance(size, int) else 1 for size in one.shape]
+                  for one in session.get_inputs()}  # fmt: skip
+        feeds = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        clock.step("runs", lambda: [session.run(None, feeds) for _ in range(10)])
+    return clock.seconds
+
+
 def imports(*_: str) -> dict[str, float]:
     """Import what ours imports, nothing else: the memory that no file is to blame for."""
     with Clock() as clock:
@@ -153,7 +201,8 @@ class Clock:
         return result
 
 
-WAYS = {way.__name__: way for way in (floor, ours, imports, onnxslim, onnxsim, count)}
+OWN = (floor, ours, inspect, stages, runtime, imports)
+WAYS = {way.__name__: way for way in (*OWN, onnxslim, onnxsim, count)}
 
 if __name__ == "__main__":
     del sys.path[0]  # the folder of this script: its modules are no packages of this process

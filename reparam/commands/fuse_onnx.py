@@ -106,7 +106,7 @@ def fuse_graph_file(
     notices = tell_unused(FOR_CHECKPOINTS, "it is for checkpoints, and this is an ONNX file")
     from reparam.graph import guarded  # the graph package is of no use to checkpoints
 
-    with progress(steps=3 if path.suffix == ".onnx" else 4) as tell:
+    with progress(steps=5 if path.suffix == ".onnx" else 6) as tell:
         result = guarded.fuse(
             path,
             output,

@@ -29,11 +29,13 @@ def check_texts(model: Any) -> None:
     waiting = [model]
     while waiting:
         for descriptor, content in waiting.pop().ListFields():
+            if isinstance(content, str):
+                continue  # most are: nothing is asked of their descriptors
             if descriptor.type == descriptor.TYPE_STRING:
-                texts = (content,) if isinstance(content, str | bytes) else content
-                wrong = next((text for text in texts if not isinstance(text, str)), None)
-                if wrong is not None:  # protobuf hands over what it cannot decode as bytes
-                    raise damaged(f"the {descriptor.name} {wrong!r}, which is not UTF-8")
+                texts = (content,) if isinstance(content, bytes) else content
+                wrong = [text for text in texts if isinstance(text, bytes)]
+                if wrong:  # protobuf hands over what it cannot decode as bytes
+                    raise damaged(f"the {descriptor.name} {wrong[0]!r}, which is not UTF-8")
             elif descriptor.type == descriptor.TYPE_MESSAGE:
                 if hasattr(content, "ListFields"):
                     waiting.append(content)

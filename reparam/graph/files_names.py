@@ -82,10 +82,12 @@ class _Ordering:
         needs: list[set[int]] = []
         for node in nodes:
             reads = set(node.input)
-            for subgraph in subgraphs_of(node):
+            for subgraph in subgraphs_of(node) if node.attribute else ():
                 reads |= self.check(subgraph, scopes)
             reads.discard("")
             needs.append({makers[name] for name in reads if name in makers})
+            if len(needs[-1]) == len(reads):
+                continue  # all are made here
             unmade = [name for name in reads if name not in makers and name not in given]
             for name in unmade:
                 if not any(name in scope for scope in outer):

@@ -103,7 +103,8 @@ def graphs_of(model: Any) -> Iterator[Any]:
         graph = waiting.pop()
         yield graph
         for node in graph.node:
-            waiting.extend(subgraphs_of(node))
+            if node.attribute:
+                waiting.extend(subgraphs_of(node))
 
 
 def subgraphs_of(node: Any) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from reparam.errors import NotEquivalentError, NotFusibleError
@@ -41,7 +41,11 @@ MOVE_ROUNDS = 6
 OLDEST_OPSET = 9
 
 
-def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
+def fuse_graph(
+    model: ir.Model,
+    options: Options | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> GraphReport:
     """Make every region of a graph that is one operator that operator, in place.
 
         before:  x -+- Conv 3x3 - BatchNormalization -+
@@ -50,6 +54,11 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
 
     Names, dtypes and shapes of inputs and outputs stay; subgraphs and functions are left whole.
     A region is swapped only after it was proved, on probes in float64, to be the same function.
+
+    Args:
+        model: is changed.
+        options: how.
+        tell: is told which step begins.
     """
     options = options or Options()
     check_names(options.without)
@@ -64,9 +73,11 @@ def fuse_graph(model: ir.Model, options: Options | None = None) -> GraphReport:
         report.ops_after = dict(report.ops_before)
         report.macs_before = report.macs_after = macs_of(graph)
         return report
+    tell("inferring shapes and evaluating constants")
     prepare(model, constants, options, report)
     normalized = _normalized(model, constants, options, report)
     report.macs_before = macs_of(graph)
+    tell("fusing regions and proving each")
     whole = left_whole(graph, constants, options.without)
     avoid: set[Ends] = set()
     while _to_a_fixpoint(graph, constants, options, report, whole, avoid):

@@ -158,9 +158,8 @@ def fuse_onnx(
         opened = origin.opened(bake_inputs)
         if not dry_run:
             _check_data(opened, target)
-        tell(f"fusing {source}")
         before = _fused_before(opened.model)
-        report = fuse_graph(opened.model, options)
+        report = fuse_graph(opened.model, options, tell)
         if strict:
             _need_all_fused(source, report)
         hint = ("--bake-inputs takes them for constants",) if opened.overridable else ()
@@ -174,9 +173,9 @@ def fuse_onnx(
             return GraphFusion(source, sha256, target, made, data, report, _COPIED, before, notices)
         _need_runnable(source, origin, report)
         _stamp(opened, origin, before + len(report.fused))
-        tell(f"writing {target} and comparing it with {source}")
+        tell(f"writing {target}")
         with origin.reference(bake_inputs, options.normalize) as reference:
-            written, whole = _written(opened, source, reference, target, force)
+            written, whole = _written(opened, source, reference, target, force, tell)
     data = data_of(target) if written.data_bytes else None
     return GraphFusion(source, sha256, target, written.sha256, data, report, whole, before, notices)
 
@@ -282,13 +281,19 @@ def _stamp(opened: Opened, origin: Origin, regions: int) -> None:
 
 
 def _written(
-    opened: Opened, source: Path, reference: Path, target: Path, force: bool
+    opened: Opened,
+    source: Path,
+    reference: Path,
+    target: Path,
+    force: bool,
+    tell: Callable[[str], None],
 ) -> tuple[Written, Whole]:
     """Write a model; it gets its name only after it was compared with its source."""
     stamp = _stamp_of(opened.path)
     checked = _Checked()
 
     def check(draft: Path) -> None:
+        tell(f"comparing it with {source} as a whole")
         checked.whole = compare(reference, draft)
         if checked.whole.verdict == "different":
             raise NotEquivalentError(

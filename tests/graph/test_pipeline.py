@@ -152,7 +152,8 @@ class TestWritten:
     def test_what_is_told_on_the_way(self, tmp_path: Path) -> None:
         told: list[str] = []
         fuse_onnx(saved(tmp_path, repvgg()), tell=told.append)
-        assert [line.split()[0] for line in told] == ["reading", "fusing", "writing"]
+        steps = ["reading", "inferring", "fusing", "writing", "comparing"]
+        assert [line.split()[0] for line in told] == steps
 
 
 class TestNothingIsWritten:
@@ -214,7 +215,7 @@ class TestNothingIsWritten:
     def test_where_the_whole_is_another_function(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def wrong(model: Any, options: Any) -> Any:
+        def wrong(model: Any, options: Any, _: Any) -> Any:
             report = fusing.fuse_graph(model, options)
             node = next(node for node in model.graph if node.op_type == "Relu")
             node.op_type = "Abs"  # after every proof, as if it had been put in a wrong place

@@ -394,5 +394,5 @@ def test_a_truth_is_refused_at_once_where_an_operator_is_not_of_onnx() -> None:
         <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
         g (float[2, 3] x) => (float[2, 3] z) { y = Relu(x) z = com.microsoft.BiasGelu(y, x) }
     """)
-    with pytest.raises(NotEvaluableError, match="com.microsoft::BiasGelu"):
+    with pytest.raises(NotEvaluableError, match="BiasGelu"):
         Truth(model)
