@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def benchmark(
     paths = [Path(model) for model in models]
     for path in paths:
         check_input(path)
+    limits = _after_looking(paths, protocol.limits)
     with tempfile.TemporaryDirectory(prefix="reparam-bench-") as folder:
         under_test = _under_test(paths, Path(folder), protocol, tell)
         return measure_models(
@@ -91,9 +93,19 @@ def benchmark(
             rounds=protocol.rounds,
             seconds=protocol.seconds,
             warm_up=protocol.warm_up,
-            limits=protocol.limits,
+            limits=limits,
             progress=tell,
         )
+
+
+def _after_looking(paths: Sequence[Path], limits: Limits) -> Limits:
+    """Look at each ONNX file; return the limits of what follows, with the time that is left."""
+    started = time.monotonic()
+    for path in paths:
+        if path.suffix == ".onnx":
+            guarded.need_runnable(path, limits=limits)
+    left = limits.timeout - (time.monotonic() - started)
+    return replace(limits, timeout=max(left, 1.0))  # a process that starts needs a second
 
 
 def _under_test(
@@ -102,7 +114,6 @@ def _under_test(
     found: list[ModelUnderTest] = []
     for path in paths:
         if path.suffix == ".onnx":
-            guarded.need_runnable(path, limits=protocol.limits)
             found.append(ModelUnderTest(str(path), path))
             continue
         checkpoint = load_checkpoint(path, prefix=protocol.prefix)

@@ -54,7 +54,7 @@ def measure_once(
     """
     where = f"cannot measure '{model.label}' ({model.path})"
     # Beyond the running that was asked for: to start, load, and run the few times that are always.
-    limit = request.limits.timeout + 2 * (request.warm_up + request.seconds)
+    limit = request.limits.timeout + request.warm_up + request.seconds
     output = _run_worker(where, _argument(model, request), limit)
     try:
         values = json.loads(output.strip().splitlines()[-1])
