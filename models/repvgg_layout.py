@@ -26,7 +26,7 @@ SQUEEZE = 16  # channels of a block for one of its squeeze-excite
 
 # Settings of which a fused kernel keeps no trace: none.
 LOST_IN_DEPLOY_FORM: tuple[str, ...] = ()
-IN_TORCH = False
+IN_TORCH = True  # the authors' own checkpoints are recognised in PyTorch's spelling too
 BLOCK_FAMILY = "RepVGG"  # what reports call its blocks
 
 _A, _B, _D = [2, 4, 14, 1], [4, 6, 16, 1], [8, 14, 24, 1]

@@ -16,6 +16,13 @@ from reparam.errors import ReparamError, UnsupportedModelError
 
 _PREFIX = "backbone."  # where detectors keep it
 
+_TORCH_STATISTIC = ".running_mean"  # the name that PyTorch gives it; Paddle's is _mean
+_WAY_OF_TORCH = (
+    "PyTorch has the network: torch.onnx.export(model.eval(), image, 'model.onnx') there, then "
+    "reparam fuse model.onnx, which needs no model code; reparam fuse of this checkpoint fuses "
+    "its blocks"
+)
+
 
 def layer_of(arrays: Mapping[str, np.ndarray[Any, Any]], overrides: Mapping[str, Any]) -> Any:
     """Return the recognised network with ``arrays`` loaded, in evaluation mode.
@@ -71,7 +78,9 @@ def architecture_of(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
             found=f"{len(arrays)} arrays, '{next(iter(arrays), '')}' first; "
             f"no match among {', '.join(list_models())}",
             why="running it needs the network, not only its weights",
-            hint="fuse and verify --no-network work on any checkpoint with blocks that are known; "
+            hint=_WAY_OF_TORCH
+            if any(key.endswith(_TORCH_STATISTIC) for key in arrays)
+            else "fuse and verify --no-network work on any checkpoint with blocks that are known; "
             "--prefix NAME, such as backbone, takes a part out of a larger network",
         )
     return recognised

@@ -250,7 +250,7 @@ def show(report: ExportReport) -> None:
     """Print the report."""
     grid = table("", "")
     grid.show_header = False
-    for label, text in (*_files(report), *_network(report), *_checks(report)):
+    for label, text in (*_interface(report), *_files(report), *_network(report), *_checks(report)):
         if text:
             grid.add_row(label, text)
     for notice in report.notices:
@@ -270,6 +270,12 @@ def _files(report: ExportReport) -> Iterator[tuple[str, str]]:
         yield "wrote", f"{files} ({report.paddle.file_bytes:,} bytes)"
 
 
+def _interface(report: ExportReport) -> Iterator[tuple[str, str]]:
+    yield "input", _tensor(report.input)
+    yield "outputs", "; ".join(_tensor(tensor) for tensor in report.outputs)
+    yield "head", _head(report)
+
+
 def _network(report: ExportReport) -> Iterator[tuple[str, str]]:
     nodes_before, nodes = sum(report.ops_before.values()), sum(report.ops_after.values())
     yield "network", f"{report.architecture}, {report.parameters:,} parameters"
@@ -280,9 +286,6 @@ def _network(report: ExportReport) -> Iterator[tuple[str, str]]:
         yield "nodes", f"{nodes_before} -> {nodes}, {convolutions} of them Conv"
         left = ", ".join(f"{n} {op}" for op, n in report.ops_after.items())
         yield "left in the graph", left
-    yield "input", _tensor(report.input)
-    yield "outputs", "; ".join(_tensor(tensor) for tensor in report.outputs)
-    yield "head", _head(report)
     if report.output is not None:
         yield "opset", f"{report.opset} (IR version {report.ir_version})"
     yield "assumed", ", ".join(f"{name}={value}" for name, value in report.assumed.items())

@@ -58,4 +58,5 @@ def boxes_of(maps: Maps | None, head: str | None, layout: str = OWN) -> dict[str
             "from": "the centre of the cell: (column + 0.5, row + 0.5) strides",
         }
     of = "original image" if layout == PADDLEDETECTION and head == NMS else "input"
-    return {"format": _CORNERS, "unit": f"pixels of the {of}"}
+    # A box of an object at the border may lie partly outside: neither form of the head clips it.
+    return {"format": _CORNERS, "unit": f"pixels of the {of}", "clipped": False}

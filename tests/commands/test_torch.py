@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,10 +13,39 @@ from safetensors.numpy import load_file, save_file
 
 from reparam.checkpoint import load_checkpoint
 from reparam.files import sha256_of
+from reparam.models.spelling import torch_name
 from tests.checkpoint.torch_files import FORMS, Call, Name, tensors, zipped
+from tests.converter import needs_converter
 from tests.weights import repvgg_arrays, write
 
 GIVEN = ("--epsilon", "1e-5")
+
+
+@needs_converter
+def test_a_repvgg_that_pytorch_wrote_is_exported(run, tmp_path):
+    arrays = repvgg_arrays()
+    written = {
+        torch_name(key): np.ascontiguousarray(array.T if array.ndim == 2 else array)
+        for key, array in arrays.items()
+    }
+    ours = write(tmp_path, arrays, "ours.pdparams")
+    theirs = write(tmp_path, written, "theirs.safetensors")
+    code, out, _ = run("export", theirs, "--onnx", "--input-size", "32")
+    assert code == 0
+    assert "repvgg, 9,413 parameters" in out
+    assert run("verify", ours, theirs.with_suffix(".onnx"), "--input-size", "32")[0] == 0
+
+
+def test_what_is_not_known_in_pytorch_says_how_to_export_it(run, tmp_path):
+    arrays = {"body.0.weight": np.ones((4, 3, 3, 3), np.float32)}
+    arrays |= {f"body.1.{key}": np.ones(4, np.float32) for key in (
+        "weight", "bias", "running_mean", "running_var")}  # fmt: skip
+    source = write(tmp_path, arrays, "x.safetensors")
+    code, out, err = run("export", source, "--onnx")
+    assert (code, out) == (2, "")
+    assert "torch.onnx.export(" in err
+    assert "reparam fuse model.onnx" in err
+    assert not source.with_suffix(".onnx").exists()
 
 
 def torch_arrays(seed: int = 0, **settings) -> dict[str, np.ndarray]:
@@ -95,11 +125,10 @@ def test_a_deploy_form_of_pytorch_goes_back_into_safetensors(run, tmp_path):
     path.write_bytes(zipped(wrapped(torch_arrays(deploy=True, groups={}))))
     code, out, _ = run("inspect", path)
     assert "7 of 7 blocks are one convolution" in out
-    assert "not one that reparam knows" in out  # by its names it is Paddle's RepVGG
+    assert re.search(r"^architecture +repvgg$", out, re.MULTILINE)
     code, out, _ = run("fuse", path)
     assert (code, "already fused" in out) == (0, True)
-    told = ("--family", "RepVGG", "--with", "rbr_identity")
-    assert run("unfuse", path, *GIVEN, *told)[0] == 0
+    assert run("unfuse", path, *GIVEN)[0] == 0
     found = load_file(tmp_path / "x.train.safetensors")
     assert "stage0.rbr_dense.bn.running_mean" in found
     assert run("verify", tmp_path / "x.train.safetensors", path, *GIVEN, "--no-network")[0] == 0

@@ -176,7 +176,11 @@ def test_every_output_has_its_meaning(head: str) -> None:
         assert "class logits" in said["outputs"][2]["meaning"]
         assert "4 * 5, H/16, W/16" in said["outputs"][3]["meaning"]
     else:
-        assert said["boxes"] == {"format": "x1 y1 x2 y2", "unit": "pixels of the input"}
+        assert said["boxes"] == {
+            "format": "x1 y1 x2 y2",
+            "unit": "pixels of the input",
+            "clipped": False,
+        }
     assert said["thresholds"]["in_the_file"] == (head == NMS)
     assert said["strides"] == [32, 16, 8]
     assert said["inputs"][0]["resize"] == {

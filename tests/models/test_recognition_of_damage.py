@@ -162,7 +162,6 @@ def prefixed(structure, prefix: str) -> Shapes:
         {f"blocks.0.rbr_conv.{i}.conv.weight": (64, 1, 3, 3) for i in range(4)},
         prefixed(SMALL_CSP, "backbone."),
         prefixed(SMALL_REPVGG, "backbone."),
-        torch_spelled(layout_of(A0).shapes()),
         torch_spelled(layout_of(SMALL_CSP).shapes()),
         {**prefixed(SMALL_CSP, ""), **prefixed(SMALL_CSP, "neck.")},
     ],
