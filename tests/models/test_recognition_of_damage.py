@@ -25,13 +25,17 @@ from tests.models.structures import (
 
 
 def one_of_a_kind(names: Iterable[str]) -> list[str]:
-    """Return the ends, and of keys that differ in their numbers alone one, drawn by a seed."""
+    """Return the first, and of keys that differ in their numbers alone the last, of many one more.
+
+    The last of a kind is where the fewest other keys say the same.
+    """
     listed = list(names)
     kinds: dict[str, list[str]] = {}
     for name in listed:
         kinds.setdefault(re.sub(r"\d+", "#", name), []).append(name)
     drawn = random.Random(20260101)
-    return [listed[0], *(drawn.choice(kind) for kind in kinds.values()), listed[-1]]
+    more = [drawn.choice(kind) for kind in kinds.values() if len(kind) > 8]
+    return list(dict.fromkeys([listed[0], *(kind[-1] for kind in kinds.values()), *more]))
 
 
 Choice = Callable[[Iterable[str]], list[str]]
