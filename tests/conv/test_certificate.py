@@ -142,7 +142,7 @@ def exact_difference(block, weight, bias):
     return dec(weight) - exact_weight, dec(bias) - exact_bias
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(blocks())
 def test_it_is_an_upper_bound(drawn):
     block, dtype = drawn
@@ -159,7 +159,7 @@ def test_it_is_an_upper_bound(drawn):
             assert abs(bias_off[channel]) <= Decimal(found.d)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(blocks())
 def test_a_bound_of_a_wrong_weight_is_one_too(drawn):
     block, dtype = drawn

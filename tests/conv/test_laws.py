@@ -38,14 +38,14 @@ from tests.conv.blocks import (
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(parallel_blocks())
 def test_a_sum_of_branches_is_one_convolution(case):
     block, x = case
     assert excess(fuse, block, x) <= 1
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(SEEDS, st.data())
 def test_two_convolutions_in_a_row_are_one(seed, data):
     rng = np.random.default_rng(seed)

@@ -55,13 +55,13 @@ def check(values: list[float]) -> None:
     assert found.tolist() == [nearest(value) for value in values]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=8))
 def test_any_number(values):
     check(values)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(close_to_ties(0, TOP), min_size=1, max_size=8))
 def test_ties_go_to_even_and_their_neighbours_do_not(values):
     check(values)

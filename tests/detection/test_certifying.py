@@ -25,14 +25,14 @@ SELECTIONS = [
 ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(SELECTIONS))
 def test_the_reference_is_certified(seed: int, selection: Selection) -> None:
     boxes, scores = crowded(seed)
     assert certify(boxes, scores, selection, select(boxes, scores, selection)) is None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(SELECTIONS))
 def test_equal_scores_may_go_either_way(seed: int, selection: Selection) -> None:
     boxes, scores = crowded(seed)
@@ -42,7 +42,7 @@ def test_equal_scores_may_go_either_way(seed: int, selection: Selection) -> None
     assert certify(boxes, coarse, selection, shuffled) is None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_overlaps_within_rounding_may_go_either_way(seed: int) -> None:
     """The threshold is an overlap that occurs; float32 sees it above or below."""

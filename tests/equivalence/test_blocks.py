@@ -114,7 +114,7 @@ def test_another_epsilon_is_another_function():
     assert stage(arrays, fused, epsilon=1e-3).verdict == "equal"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_any_single_weight_that_is_off_is_caught_and_placed(data):
     arrays = cspresnet_arrays()

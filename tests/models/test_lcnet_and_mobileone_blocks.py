@@ -30,7 +30,7 @@ def build(kind, inputs, outputs, geometry, branches=2, seed=0, act=None, **more)
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_the_fused_convolution_is_the_block(kind, data):
     inputs, outputs, geometry = data.draw(geometries(KINDS[kind]))
     branches, seed = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 99))

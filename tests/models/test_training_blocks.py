@@ -29,7 +29,7 @@ def excess(block, x) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_fused_convolution_is_the_block(kind, data):
     inputs, outputs, geometry = data.draw(geometries(KINDS[kind]))
     block = build(kind, inputs, outputs, geometry, data.draw(st.integers(0, 99)))

@@ -16,7 +16,7 @@ from tests.golden.detectors.test_detectors import CASES, bound
 
 # Of these no decision is within rounding: gaps between scores, and between overlaps and their
 # threshold, are at least three times the rounding that the recording shows.
-@pytest.mark.parametrize("name", ["neck_alpha", "tiny_aux"])
+@pytest.mark.parametrize("name", [pytest.param("neck_alpha", marks=pytest.mark.slow), "tiny_aux"])
 def test_rows_are_the_peers(name: str, tmp_path: Path) -> None:
     """From the checkpoint alone, any batch and size in one file: no row more, none less."""
     case = load(CASES[name])
