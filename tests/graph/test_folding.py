@@ -130,3 +130,14 @@ def test_a_sum_of_integers_that_runs_over_is_left(largest: int, left: int) -> No
         f"<int32[2] c = {{{largest}, 1}}> {{ r = ReduceSum(c) y = Max(x, r) }}"
     )
     assert op_counts(fused(graph)).get("ReduceSum", 0) == left
+
+
+def test_a_cast_of_a_float8_is_left() -> None:
+    """What becomes of its infinity as an integer is for the runtime to say."""
+    tensor = onnx.helper.make_tensor("c", onnx.TensorProto.FLOAT8E5M2, [1], b"\x7c", raw=True)
+    graph = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 19]> g (int8[1] x) => (int8[1] y)'
+        "{ r = Cast<to=3>(c) y = Max(x, r) }"
+    )
+    graph.graph.initializer.append(tensor)
+    assert op_counts(fused(graph)) == {"Cast": 1, "Max": 1}
