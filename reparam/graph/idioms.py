@@ -19,7 +19,7 @@ Mish in parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -77,15 +77,38 @@ def is_quantized_by_runtime(form: Form, nodes: Nodes, output: ir.Value) -> bool:
     return (
         _comes_from_quantized(form.source)
         and any(node.op_type in _KERNELS for node in nodes)
-        and not _is_one_to_runtime(form, nodes)
-        and _goes_to_quantized(output)
+        and _goes_to_quantized(output, {})
+        and not any(_is_quantized(node) for node in nodes)
     )
 
 
-def _is_one_to_runtime(form: Form, nodes: Nodes) -> bool:
-    first, *others = nodes
-    joins = any(len(part.parts) > 1 for part in form.behind())
-    return first.op_type in _KERNELS and not joins and all(n.op_type in _JOINED for n in others)
+def quantizes_more(
+    old: Sequence[ir.Node], new: Sequence[ir.Node], now: Mapping[ir.Value, ir.Value]
+) -> bool:
+    """Whether onnxruntime would round weights of new nodes to 8 bits, and rounds none of the old.
+
+    Args:
+        old: what is in the graph.
+        new: what will be in its place.
+        now: of what the old nodes make, what the new ones make instead.
+    """
+    if not any(node.op_type in _KERNELS for node in new):
+        return False
+    readers = {
+        made: [use.node for use in value.uses() if use.node not in old]
+        for value, made in now.items()
+    }
+    return any(_is_quantized(node, readers) for node in new) and not any(map(_is_quantized, old))
+
+
+def _is_quantized(node: ir.Node, also: Mapping[ir.Value, list[ir.Node]] | None = None) -> bool:
+    """Whether onnxruntime rounds the weights of a node to 8 bits; ``also`` are readers to come."""
+    source = node.inputs[0] if node.op_type in _KERNELS else None
+    return (
+        source is not None
+        and _comes_from_quantized(source)
+        and _goes_to_quantized(node.outputs[0], also or {})
+    )
 
 
 def _comes_from_quantized(value: ir.Value) -> bool:
@@ -95,15 +118,25 @@ def _comes_from_quantized(value: ir.Value) -> bool:
     return node is not None and node.op_type == "DequantizeLinear"
 
 
-def _goes_to_quantized(value: ir.Value) -> bool:
-    waiting = [value]
+def _goes_to_quantized(value: ir.Value, also: Mapping[ir.Value, list[ir.Node]]) -> bool:
+    waiting, seen = [(value, True)], {value}
     while waiting:
-        for use in waiting.pop().uses():
-            if use.node.op_type == "QuantizeLinear":
+        value, next_to_kernel = waiting.pop()
+        for node in (*(use.node for use in value.uses()), *also.get(value, ())):
+            if node.op_type == "QuantizeLinear":
                 return True
-            if use.node.op_type in _CARRIED | _CLIPPING and use.node.outputs:
-                waiting.append(use.node.outputs[0])
+            folded = next_to_kernel and _is_folded(node, value)
+            passes = folded or node.op_type in _CARRIED or node.op_type in _CLIPPING
+            if passes and node.outputs[0] not in seen:
+                waiting.append((node.outputs[0], folded))
+                seen.add(node.outputs[0])
     return False
+
+
+def _is_folded(node: ir.Node, value: ir.Value) -> bool:
+    """Whether onnxruntime folds a node into the convolution that makes what it reads."""
+    others = (v for v in node.inputs if v is not None and v is not value)
+    return node.op_type in _JOINED and all(v.const_value is not None for v in others)
 
 
 def _has_no_elements(node: ir.Node) -> bool:

@@ -19,6 +19,7 @@ from reparam.errors import NotFusibleError
 from reparam.graph.constants import Constants
 from reparam.graph.evaluation_calls import NotEvaluableError
 from reparam.graph.forms import Form
+from reparam.graph.idioms import QUANTIZED, quantizes_more
 from reparam.graph.proving import Proof, prove
 from reparam.graph.regions import Region
 from reparam.graph.rewriting import FLOATS, Writer
@@ -78,8 +79,9 @@ class Plan:
         """Make the new nodes.
 
         Raises:
-            NotFusibleError: a weight does not fit the dtype, or is not finite; or an output of
-                the graph would be a value that has a name of its own.
+            NotFusibleError: a weight does not fit the dtype, or is not finite; an output of the
+                graph would be a value that has a name of its own; or onnxruntime would round
+                weights to 8 bits that it does not now.
             NotEquivalentError: the numbers are not of what was foreseen.
         """
         for change in self._changes:
@@ -88,6 +90,8 @@ class Plan:
         for old, new in self.now.items():
             if old.is_graph_output() and new not in ours:
                 raise NotFusibleError(f"the output '{old.name}' would be '{new.name}'")
+        if quantizes_more(self.old, self.made, self.now):
+            raise NotFusibleError(QUANTIZED)
 
     def _written(self, change: Change) -> list[ir.Node]:
         node = change.node

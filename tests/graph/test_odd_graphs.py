@@ -220,6 +220,25 @@ class TestQuantized:
         assert (found.verdict, left.count("Conv")) == ("equal", 1)
         assert "BatchNormalization" not in left
 
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "f = Mul(r, k) c = Conv(f, u) n = BatchNormalization(c, s, b, m, v) a = Relu(n)",
+            "c = Conv(r, u) f = Transpose<perm=[0,1,3,2]>(c) a = Mul(f, k)",
+        ],
+        ids=["down", "up"],
+    )
+    def test_a_factor_that_keeps_a_convolution_apart_stays(self, body: str, tmp_path: Path) -> None:
+        """Moved into the weights, it would leave the convolution where they are rounded."""
+        text = " ".join((self.BEFORE, body, self.AFTER.format("a")))
+        proto = model(f"({IMAGE} x) => (float[n,c,h,w] y) {{ {text} }}", **norm(), u=(3, 3, 1, 1))
+        for name, array in (("qs", 0.05), ("k", [[[[0.3]], [[0.7]], [[1.9]]]])):
+            weight = numpy_helper.from_array(np.array(array, np.float32), name)
+            proto.graph.initializer.append(weight)
+        found, made = fused(proto, tmp_path)
+        assert found.verdict == "equal", found.reason
+        assert "Mul" in operators(made)
+
     @pytest.mark.parametrize("side", ["before", "after"])
     def test_branches_at_one_side_are_fused(self, side: str, tmp_path: Path) -> None:
         body = {
