@@ -35,25 +35,28 @@ network amplifies rounding, and comparing its outputs proves nothing."""
 _HUGE = 1e3  # an absolute difference from there on says little by itself
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Closeness:
     """How far a candidate is from the truth, and how far it may be.
 
+    Records of whole networks and graphs extend it by what was compared.
+
     Attributes:
-        distance: largest absolute difference between the candidate and the truth.
-        index: where.
-        reference: largest absolute difference between the reference and the truth.
-        scale: largest absolute value of the truth.
-        bound: what ``distance`` may be.
         verdict: ``"equal"``, ``"different"`` or ``"undecidable"``.
+        distance: largest absolute difference between the candidate and the truth; infinite for
+            another shape, or what is not finite.
+        bound: what ``distance`` may be.
+        floor: largest absolute difference between the reference and the truth.
+        scale: largest absolute value of the truth.
+        index: where the distance is largest.
     """
 
-    distance: float
-    index: tuple[int, ...]
-    reference: float
-    scale: float
-    bound: float
     verdict: str
+    distance: float = 0.0
+    bound: float = 0.0
+    floor: float = 0.0
+    scale: float = 0.0
+    index: tuple[int, ...] = ()
 
 
 UNDECIDABLE_FLOAT16 = 0.1
@@ -91,7 +94,9 @@ def closeness(
     distance, index = _furthest(candidate, exact)
     limit = UNDECIDABLE_FLOAT16 if dtype == np.float16 else UNDECIDABLE
     verdict = _verdict(distance, bound, floor, limit * scale)
-    return Closeness(distance, index, floor, scale, bound, verdict)
+    return Closeness(
+        verdict=verdict, distance=distance, bound=bound, floor=floor, scale=scale, index=index
+    )
 
 
 def _largest(values: Array) -> float:

@@ -188,16 +188,7 @@ def _result(
     output: int, probe: str, truth: Any, reference: Any, found: Any, narrow: bool
 ) -> ProbeResult:
     measured = closeness(truth, reference, found, computed_in="float16" if narrow else None)
-    return ProbeResult(
-        output=output,
-        probe=probe,
-        verdict=measured.verdict,
-        distance=measured.distance,
-        floor=measured.reference,
-        bound=measured.bound,
-        scale=measured.scale,
-        index=measured.index,
-    )
+    return ProbeResult(**vars(measured), output=output, probe=probe)
 
 
 def _summary(results: list[ProbeResult], narrow: bool) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from reparam.adapters.closeness import Closeness
 from reparam.conv.certificate import Certificate
 from reparam.reports import Report
 
@@ -31,22 +32,15 @@ class BlockResult:
     certificate: Certificate | None = None
 
 
-@dataclass(frozen=True)
-class ProbeResult:
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult(Closeness):
     """One output of the whole network on one probe.
 
-    ``distance`` and ``floor`` are the largest differences from the original in float64, of the
-    candidate and of the original in float32; ``scale`` is the largest value of the output.
+    The truth is the original in float64; ``floor`` is how far the original in float32 is from it.
     """
 
     output: int
     probe: str
-    verdict: str
-    distance: float
-    floor: float
-    bound: float
-    scale: float
-    index: tuple[int, ...]
 
 
 @dataclass(frozen=True)

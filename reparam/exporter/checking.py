@@ -171,7 +171,7 @@ def _measured(
     narrow = None if probe.narrow is None else "float16"
     truth = exact[:images]
     measured = closeness(truth, _at_worst(exact, yardstick, images), output, computed_in=narrow)
-    known = np.isfinite(measured.distance) and np.isfinite(measured.reference)
+    known = np.isfinite(measured.distance) and np.isfinite(measured.floor)
     if measured.verdict != "different" or narrow or not known or probe.shaken is None:
         return measured
     other = closeness(truth, _at_worst(exact, probe.shaken(index), images), output)
@@ -217,16 +217,7 @@ def _fits(found: Sequence[int], declared: Sequence[int | str]) -> bool:
 
 
 def _difference(measured: Closeness, output: str, images: int) -> Difference:
-    return Difference(
-        verdict=measured.verdict,
-        distance=measured.distance,
-        bound=measured.bound,
-        reference=measured.reference,
-        scale=measured.scale,
-        output=output,
-        index=measured.index,
-        batch=images,
-    )
+    return Difference(**vars(measured), output=output, batch=images)
 
 
 def _worst(found: Sequence[Difference], precision: str) -> Difference:
@@ -250,10 +241,10 @@ def _worst(found: Sequence[Difference], precision: str) -> Difference:
         f"output '{worst.output}' of the exported file is not that of the network",
         found=f"off by {worst.distance:.3g} at {list(worst.index)} with {worst.batch} image(s); "
         f"allowed: {worst.bound:.3g}",
-        why=f"{precision} takes the Paddle layer {worst.reference:.3g} from its float64 result",
+        why=f"{precision} takes the Paddle layer {worst.floor:.3g} from its float64 result",
     )
 
 
 def _overflows(found: Difference) -> bool:
     """Whether the network overflows in float32; a ReLU may turn the NaN of it into 0 again."""
-    return not np.isfinite(found.reference) or found.scale > float(np.finfo(np.float32).max)
+    return not np.isfinite(found.floor) or found.scale > float(np.finfo(np.float32).max)

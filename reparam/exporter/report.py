@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reparam.adapters.closeness import Closeness
 from reparam.adapters.onnx_model import Value
 from reparam.detection import Selection
 from reparam.graph.records import Fused, Left
@@ -28,28 +29,16 @@ class Tensor:
         return cls(value.name, value.shape, value.dtype)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """The largest difference from the truth, and what it may be.
+@dataclass(frozen=True, kw_only=True)
+class Difference(Closeness):
+    """The largest difference of a file's outputs from the truth, and what it may be.
 
     Attributes:
-        verdict: ``"equal"``, or ``"undecidable"`` where float32 itself is far from the truth.
-        distance: largest absolute difference between the file's output and the truth.
-        bound: what it may be.
-        reference: the same difference for the Paddle layer in float32.
-        scale: largest absolute value of the truth.
         output: name of the output.
-        index: position in that output.
         batch: images in the probe.
     """
 
-    verdict: str
-    distance: float
-    bound: float
-    reference: float
-    scale: float
     output: str
-    index: tuple[int, ...]
     batch: int
 
 

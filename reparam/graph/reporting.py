@@ -141,13 +141,16 @@ def whole_text(whole: Whole) -> str:
     runs = f"{len(whole.runs)} inputs" if len(whole.runs) != 1 else "1 input"
     if whole.verdict != EQUAL or whole.worst is None:
         return (
-            f"as a whole on onnxruntime, {runs}: {whole.verdict}: {whole.reason}; "
-            "what each region was proved stands"
+            f"as a whole, {runs}: {whole.verdict}: {whole.reason}; what each region was proved "
+            "stands"
         )
     worst = whole.worst
     distance = figure(worst.distance, worst.scale, ".2g")
-    numbers = (
-        f"'{worst.output}' is off by {distance} where {worst.bound:.2g} is allowed "
-        f"and the original itself is off by {worst.floor:.2g}"
-    )
-    return f"equal as a whole on onnxruntime, {runs}: {numbers}; against {whole.truth}"
+    numbers = f"'{worst.output}' is off by {distance} where {worst.bound:.2g} is allowed"
+    if worst.runtime is None:
+        where = "on onnxruntime"
+        numbers += f" and the original itself is off by {worst.floor:.2g}"
+    else:
+        where = "in float64"
+        numbers += f"; onnxruntime runs it, off by {worst.runtime:.2g}"
+    return f"equal as a whole {where}, {runs}: {numbers}; against {whole.truth}"

@@ -1,13 +1,13 @@
-"""The whole fused graph against the whole original, in the runtime that will run it.
+"""The whole fused graph against the whole original, in float64, and in the runtime that runs it.
 
 Each rewrite was proved by itself; this is the check that they were put in their places. The truth
-is the original in float64, the yardstick how far the original is from that in its own arithmetic
-(:mod:`reparam.adapters.closeness`), so that no tolerance has to be chosen.
+is the original in float64, the yardstick what rounding the constants of the fused graph does
+(:mod:`reparam.graph.whole_pair` derives it), so that no tolerance has to be chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,8 @@ from reparam.graph.whole_variants import (
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+_Readers = tuple[Callable[[], "ir.Model"], Callable[[], "ir.Model"]]
 
 _SHAPES = 2  # sizes that all is run on, where sizes are open
 
@@ -129,17 +131,18 @@ class _Comparison:
     def _written(self, path: Path, name: str) -> Path:
         return write(self._model(path), self._folder / f"{name}.float32.onnx")
 
-    def _model(self, path: Path) -> ir.Model:
-        """Return a model as it is run."""
+    def _model(self, path: Path, names: Sequence[str] = ()) -> ir.Model:
+        """Return a model as it is run, with the named values among its outputs."""
         model = _load(path)
         if self._wide:
             widen_bfloat16(model)
+        expose(model, names)
         return model
 
     def of(self, interface: Interface, seed: int, sizes: Sequence[tuple[int, int]]) -> Whole:
         if self._drawing:
             return Whole(NOT_RUN, reason=f"{self._drawing} makes other numbers in every run")
-        pair = self._pair(partial(self._model, self._files[0]), self._runnable, "whole")
+        pair = self._pair(self._readers(), self._runnable, "whole")
         notes = ("run as float32 copies, with the bfloat16 weights",) if self._wide else ()
         results: list[Result] = []
         names = []
@@ -154,7 +157,12 @@ class _Comparison:
             return replace(whole, reason="the original runs on none of the inputs that were made")
         return summary(results, whole)
 
-    def _pair(self, read: partial[ir.Model], paths: tuple[Path, Path], name: str) -> Pair:
+    def _readers(self, names: Sequence[str] = ()) -> _Readers:
+        """Return what reads both files, with more values among their outputs."""
+        first, second = (partial(self._model, path, names) for path in self._files)
+        return first, second
+
+    def _pair(self, read: _Readers, paths: tuple[Path, Path], name: str) -> Pair:
         folder = self._folder / name
         folder.mkdir(exist_ok=True)
         return Pair(read, paths, folder, self._stored, self._threads)
@@ -171,8 +179,7 @@ class _Comparison:
         if present != [names, names]:
             return result
         paths = [write(m, self._folder / f"exposed{at}.onnx") for at, m in enumerate(models)]
-        read = partial(_exposed, partial(self._model, self._files[0]), names)
-        pair = self._pair(read, (paths[0], paths[1]), "exposed")
+        pair = self._pair(self._readers(names), (paths[0], paths[1]), "exposed")
         reference = pair.run(run.feeds)
         kinds = {n: v.dtype.kind for n, v in zip(pair.outputs, reference, strict=True)}
         floats = [name for name in names if kinds[name] == "f"]
@@ -192,12 +199,6 @@ def _load(path: Path) -> ir.Model:
 
     model = deserialized(read_header(path))
     onnx_ir.external_data.set_base_dir(model.graph, path.parent)
-    return model
-
-
-def _exposed(read: partial[ir.Model], names: Sequence[str]) -> ir.Model:
-    model = read()
-    expose(model, names)
     return model
 
 

@@ -5,42 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from reparam.adapters.closeness import Closeness
+
 EQUAL, DIFFERENT, UNDECIDABLE, NOT_RUN = "equal", "different", "undecidable", "not run"
 
 _ORDER = {DIFFERENT: 2, UNDECIDABLE: 1, EQUAL: 0}
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, kw_only=True)
+class Result(Closeness):
     """One output on one input.
 
     Attributes:
         output: its name.
         run: the probe and the shapes of the inputs.
-        verdict: ``"equal"``, ``"different"`` or ``"undecidable"``.
-        distance: largest difference from the truth; infinite for another shape, or what is not
-            finite.
-        bound: what it may be.
-        floor: how far the original itself is from the truth.
-        scale: largest magnitude of the truth.
-        index: where the distance is largest.
+        runtime: how far onnxruntime is from the truth with the fused file; None where that is the
+            distance itself.
         reason: what is to be said beside the numbers.
     """
 
     output: str
     run: str
-    verdict: str
-    distance: float = 0.0
-    bound: float = 0.0
-    floor: float = 0.0
-    scale: float = 0.0
-    index: tuple[int, ...] = ()
+    runtime: float | None = None
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class Whole:
-    """Whether a fused graph is the original, as a whole, on onnxruntime.
+    """Whether a fused graph is the original, as a whole.
 
     Attributes:
         verdict: ``"equal"``, ``"different"``, ``"undecidable"`` or ``"not run"``.
@@ -80,7 +72,8 @@ def _why(worst: Result) -> str:
         )
     if worst.verdict == UNDECIDABLE:
         return (
-            f"the original itself is off by {worst.floor:.2g} where the largest value of output "
-            f"'{worst.output}' is {worst.scale:.2g}, so outputs prove nothing"
+            f"one rounding of the weights, or float32 itself, takes output '{worst.output}' off by "
+            f"{worst.floor:.2g} where its largest value is {worst.scale:.2g}, so outputs prove "
+            "nothing"
         )
     return ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reparam.adapters.onnx_reference import evaluate_node
-from reparam.conv.bounds import UNIT_ROUNDOFF
+from reparam.conv.bounds import UNDERFLOW, UNIT_ROUNDOFF
 from reparam.errors import ExportError
 from reparam.graph.evaluation import Constants, Program
 from reparam.graph.evaluation_calls import Array, Inputs, NotEvaluableError, widened
@@ -179,5 +179,8 @@ class _Moved(Constants):
 def moved(array: Array, dtype: str, seed: tuple[int, ...], roundings: int = 1) -> Array:
     """Return an array whose elements are off by roundings of ``dtype``, up or down."""
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=array.shape)
-    found: Array = array * (1 + roundings * UNIT_ROUNDOFF.get(dtype, 0.0) * signs)
+    if dtype not in UNIT_ROUNDOFF:
+        return array
+    each = np.maximum(UNIT_ROUNDOFF[dtype] * np.abs(array), UNDERFLOW[dtype])
+    found: Array = array + roundings * each * signs
     return found

@@ -47,7 +47,7 @@ class TestReport:
         assert "nodes 14 -> 4; BatchNorm 5 -> 0; Add 3 -> 0; Conv 4 -> 2" in lines
         assert "MACs for one image 188,160 -> 169,344" in lines
         assert "proved in float64: 2 regions, the worst at 0." in out
-        assert "equal as a whole on onnxruntime, 3 inputs" in out
+        assert "equal as a whole in float64, 3 inputs" in out
         assert lines[-1] == f"wrote {source.with_name('net.deploy.onnx')}"
 
     def test_of_open_sizes(self, run, tmp_path):
@@ -141,7 +141,7 @@ class TestOptions:
         source = saved(tmp_path, stem())
         code, out, _ = run("fuse", source, "--fold-normalize", "imagenet")
         assert code == 0
-        assert "equal as a whole on onnxruntime" in out
+        assert "equal as a whole in float64" in out
         assert "at the input 'x'" in out, "the mean cannot go through the zeros at the border"
         written = tmp_path / "net.deploy.onnx"
         counts = op_counts(onnx.load(written))
