@@ -114,7 +114,8 @@ def fuse_onnx(
     """Fuse every linear region of an ONNX file and write the result, whole or not at all.
 
     Every region is proved by itself, in float64; then the file that was written is compared with
-    the source as a whole, on onnxruntime, before it gets its name. The source is not changed.
+    the source as a whole, in float64 and on onnxruntime, before it gets its name. The source is
+    not changed.
 
     Where there is nothing to fuse, nothing is written, unless ``output`` names a file: that holds
     what the source holds, byte for byte if that is one ONNX file.

@@ -177,7 +177,7 @@ class Pair:
         if not both or found.dtype == np.float64:  # whose roundings are those of the evaluator
             truth = both[0] if both else None
             return self._by_runtime(at, name, feeds, truth, reference, found)
-        result = self._in_float64(at, name, feeds, *both, found)
+        result = self._in_float64(at, name, feeds, both[0], both[1], found)
         return _runs_well(result, both[0], reference, found, self._computed_in(found))
 
     def _in_float64(
