@@ -80,7 +80,8 @@ def architecture_of(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
             why="running it needs the network, not only its weights",
             hint=_WAY_OF_TORCH
             if any(key.endswith(_TORCH_STATISTIC) for key in arrays)
-            else "fuse and verify --no-network work on any checkpoint with blocks that are known; "
+            else "fuse, and verify of two checkpoints, work on any with blocks that are known; "
+            "--model takes the network's own code; "
             "--prefix NAME, such as backbone, takes a part out of a larger network",
         )
     return recognised

@@ -58,6 +58,12 @@ class Closeness:
     scale: float = 0.0
     index: tuple[int, ...] = ()
 
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Where it stands among others: by its verdict, then by its share of the bound."""
+        share = self.distance / self.bound if self.bound else np.inf if self.distance else 0.0
+        return ("equal", "undecidable", "different").index(self.verdict), share
+
 
 UNDECIDABLE_FLOAT16 = 0.1
 """The same where the arithmetic is float16, 8192 times as coarse. The bound is then 0.4 of the

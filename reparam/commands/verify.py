@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import click
 import numpy as np
@@ -27,16 +29,20 @@ from reparam.commands.limit_options import limit_options
 from reparam.commands.model_options import Choice, model_options
 from reparam.equivalence import Probing, Stage, Verification, verify
 from reparam.equivalence.probes import DEFAULT_SIZES
-from reparam.equivalence.records import ProbeResult
+from reparam.equivalence.records import EQUAL_ON_SAMPLES, ProbeResult
 from reparam.errors import EXIT_NO, CheckpointError
 from reparam.supervision import Limits
+
+_FOR_CHECKPOINTS = ("epsilon", "families", "prefix", "input_size", "network", "model", "settings",
+                    "config", "input_channels")  # fmt: skip
 
 
 @click.command(
     cls=Command,
     example="""\
   reparam verify ckpt.pdparams ckpt.deploy.pdparams
-  reparam verify ckpt.pdparams ckpt.onnx --input-size 224""",
+  reparam verify ckpt.pdparams ckpt.onnx --input-size 224
+  reparam verify model.onnx model.deploy.onnx --probe inputs.npz""",
 )
 @click.argument("original", required=False, type=INPUT)
 @click.argument("candidate", required=False, type=INPUT)
@@ -47,7 +53,8 @@ from reparam.supervision import Limits
 @click.option(
     "--probe",
     type=click.Path(path_type=Path),
-    help="Your own inputs as well: an .npy array (N, C, H, W).",
+    help="Your own inputs as well: an .npy array (N, C, H, W). Of two ONNX files, of any shape, or "
+    "an .npz with one array an input.",
 )
 @click.option(
     "--network/--no-network", default=True, help="Whether to run the whole network; needs paddle."
@@ -68,13 +75,16 @@ def command(
     limits: Limits,
     as_json: bool,
 ) -> int:
-    """Compare CANDIDATE (a checkpoint or ONNX file) with ORIGINAL (a checkpoint).
+    """Compare CANDIDATE (a checkpoint or ONNX file) with ORIGINAL (a checkpoint, or an ONNX file).
 
     Without CANDIDATE, a train-time checkpoint is compared with its own fusion, and a deploy
-    checkpoint with the source that its manifest names. Exit 1 if they are not equivalent.
+    checkpoint with the source that its manifest names. Exit 1 if they are not equivalent. Two ONNX
+    files are compared on samples.
     """
     sizes = sizes_of(input_size) or DEFAULT_SIZES
     path = the_checkpoint(original)
+    if path.suffix == ".onnx":
+        return _verify_graphs(path, candidate, probe, limits, as_json)
     chosen = choice.of(path, prefix=prefix)
     probing = Probing(
         epsilon=epsilon,
@@ -96,6 +106,21 @@ def command(
     return 0 if result.verdict == "equivalent" else EXIT_NO
 
 
+def _verify_graphs(
+    path: Path, candidate: Path | None, probe: Path | None, limits: Limits, as_json: bool
+) -> int:
+    unused = tell_unused(_FOR_CHECKPOINTS, "it is for checkpoints, and this is an ONNX file")
+    probing = Probing(own_feeds=None if probe is None else _arrays_of(probe))
+    with progress(f"comparing {candidate} with {path}"):
+        result = verify(path, candidate, probing, limits=limits)
+    if as_json:
+        notices = [*result.notices, *unused]
+        print_json("verify", result.verdict, {**result.to_json(), "notices": notices})
+    else:
+        show(result)
+    return 0 if result.verdict == EQUAL_ON_SAMPLES else EXIT_NO
+
+
 def _unused(result: Verification) -> list[str]:
     """Tell of the options that are about running the network, if it was not run."""
     if any(stage.probes for stage in result.stages):
@@ -103,13 +128,23 @@ def _unused(result: Verification) -> list[str]:
     return tell_unused(("input_size", "probe", "settings"), "the network was not run")
 
 
-def _load_probe(path: Path) -> np.ndarray[Any, Any]:
+def _arrays_of(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the arrays of an .npz file by their names, that of an .npy file without one."""
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:  # numpy.load leaves a file open that is no archive
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return {"": found}
+            return {name: np.asarray(found[name]) for name in found.files}
+    except (OSError, ValueError, EOFError, BadZipFile, NotImplementedError, zlib.error) as error:
         raise CheckpointError(f"cannot read the probe '{path}'", found=str(error)) from error
-    if not isinstance(array, np.ndarray) or array.ndim != 4 or array.dtype.kind not in "fiu":
-        shape = array.shape if isinstance(array, np.ndarray) else "several arrays"
+
+
+def _load_probe(path: Path) -> np.ndarray[Any, Any]:
+    arrays = list(_arrays_of(path).values())
+    array = arrays[0] if len(arrays) == 1 else None
+    if array is None or array.ndim != 4 or array.dtype.kind not in "fiu":
+        shape = "several arrays" if array is None else array.shape
         raise CheckpointError(
             f"the probe '{path}' is not a batch of images",
             found=f"{shape}; needed: numbers of shape (N, C, H, W)",

@@ -49,7 +49,8 @@ def compare_blocks(
     results = tuple(_compare(match, original, candidate, epsilon) for match in matches)
     wrong = [result for result in results if result.verdict == DIFFERENT]
     if wrong:
-        summary = f"{len(wrong)} of {len(results)} blocks differ, '{wrong[0].where}' first"
+        worst = max(results, key=lambda result: result.share)  # whose figures are shown beside it
+        summary = f"{len(wrong)} of {len(results)} blocks differ, '{worst.where}' most"
     else:
         pairs = sum(match.family is CONV_BN for match in matches)
         summary = f"{len(results) - pairs} blocks equal"

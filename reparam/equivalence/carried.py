@@ -9,7 +9,7 @@ import numpy as np
 
 from reparam.checkpoint.blocks import BlockMatch
 from reparam.checkpoint.fusing import listing
-from reparam.equivalence.records import DIFFERENT, EQUAL, Stage
+from reparam.equivalence.records import DIFFERENT, EQUAL, NOTHING, Stage
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -36,6 +36,8 @@ def compare_carried(matches: tuple[BlockMatch, ...], original: Arrays, candidate
     for what, keys in (("missing", missing), ("unexpected", extra), ("changed", changed)):
         if keys:
             return Stage("other arrays", DIFFERENT, f"{len(keys)} {what}: {listing(keys)}", WHY)
+    if not ours and not neutral:
+        return Stage("other arrays", NOTHING, "every array belongs to a block", WHY)
     return Stage("other arrays", EQUAL, f"{len(ours)} arrays identical", WHY)
 
 

@@ -50,7 +50,8 @@ def blocks_stage(results: Sequence[BlockResult]) -> Stage:
     verdict, summary = EQUAL, f"{len(results)} blocks equal"
     if wrong:
         verdict = DIFFERENT
-        summary = f"{len(wrong)} of {len(results)} blocks differ, '{wrong[0].where}' first"
+        worst = max(results, key=_share)  # whose figures are shown beside it
+        summary = f"{len(wrong)} of {len(results)} blocks differ, '{worst.where}' most"
     elif unclear:
         verdict = UNDECIDABLE
         summary = (

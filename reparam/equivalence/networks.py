@@ -23,6 +23,7 @@ from reparam.equivalence.probes import DEFAULT_SIZES, Probing, network_probes
 from reparam.equivalence.records import (
     DIFFERENT,
     EQUAL,
+    NOTHING,
     SKIPPED,
     UNDECIDABLE,
     ProbeResult,
@@ -194,17 +195,20 @@ def _result(
 def _summary(results: list[ProbeResult], narrow: bool) -> tuple[str, str]:
     wrong = [r for r in results if r.verdict == DIFFERENT]
     if wrong:
-        first = wrong[0]
+        worst = max(wrong, key=lambda result: result.rank)
         return DIFFERENT, (
-            f"output {first.output} is off by {first.distance:.3g} (allowed: {first.bound:.3g}) at "
-            f"{list(first.index)} on the probe '{first.probe}'"
+            f"output {worst.output} is off by {worst.distance:.3g} (allowed: {worst.bound:.3g}) at "
+            f"{list(worst.index)} on the probe '{worst.probe}'"
         )
+    if not results:
+        return NOTHING, "no output was compared"
     unclear = [r for r in results if r.verdict == UNDECIDABLE]
     if unclear:
         dtype, limit = ("float16", UNDECIDABLE_FLOAT16) if narrow else ("float32", WORST_FLOOR)
+        worst = max(unclear, key=lambda result: result.rank)
         return UNDECIDABLE, (
-            f"{dtype} itself is off by {unclear[0].floor:.2g} where the largest output is "
-            f"{unclear[0].scale:.2g} (a share over {limit:g}), so outputs prove nothing"
+            f"{dtype} itself is off by {worst.floor:.2g} where the largest output is "
+            f"{worst.scale:.2g} (a share over {limit:g}), so outputs prove nothing"
         )
     outputs = len({r.output for r in results})
     return EQUAL, f"{outputs} output(s) equal on {len(results) // max(outputs, 1)} probes"

@@ -28,6 +28,7 @@ class Probing:
         epsilon: of the BatchNorms, in place of what the family says.
         sizes: (H, W) of the probes for the whole network.
         own_input: more probes, (N, C, H, W) float32.
+        own_feeds: a probe for two ONNX files: an array by the name of each input, '' of the only.
         network: whether to build and run the whole network; needs paddle.
         settings: of the architecture, in place of what it assumes.
         model: the user's own network, in place of a recognised one.
@@ -38,6 +39,7 @@ class Probing:
     epsilon: float | None = None
     sizes: Sequence[tuple[int, int]] = DEFAULT_SIZES
     own_input: np.ndarray[Any, Any] | None = None
+    own_feeds: Mapping[str, np.ndarray[Any, Any]] | None = None
     network: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
     model: ForeignModel | None = None

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from reparam.adapters.closeness import Closeness
 from reparam.conv.certificate import Certificate
 from reparam.reports import Report
 
 EQUAL, DIFFERENT, UNDECIDABLE, SKIPPED = "equal", "different", "undecidable", "skipped"
+NOTHING = "nothing to compare"
+EQUIVALENT, EQUAL_ON_SAMPLES = "equivalent", "equal on samples"
+"""Verdicts of a whole comparison: every array was accounted for; outputs were equal on probes."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,11 @@ class BlockResult:
     index: tuple[int, ...]
     reason: str = ""
     certificate: Certificate | None = None
+
+    @property
+    def share(self) -> float:
+        """The distance over its bound."""
+        return self.distance / self.bound if self.bound else np.inf if self.distance else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +66,7 @@ class Stage:
 
     @property
     def worst_block(self) -> BlockResult | None:
-        return max(self.blocks, key=lambda b: _share(b.distance, b.bound), default=None)
+        return max(self.blocks, key=lambda block: block.share, default=None)
 
     @property
     def worst_certified(self) -> BlockResult | None:
@@ -66,14 +76,17 @@ class Stage:
 
     @property
     def worst_probe(self) -> ProbeResult | None:
-        return max(self.probes, key=lambda p: _share(p.distance, p.bound), default=None)
+        """The output that decides the verdict, on the probe on which it does."""
+        return max(self.probes, key=lambda probe: probe.rank, default=None)
 
 
 @dataclass(frozen=True, repr=False)
 class Verification(Report):
-    """The whole comparison. ``verdict`` is ``equivalent``, ``different`` or ``undecidable``.
+    """The whole comparison.
 
-    ``notices`` say how the weights of the original were found in its file.
+    ``verdict`` is ``equivalent``, ``different`` or ``undecidable``; of two ONNX files ``equal on
+    samples`` in place of the first, or ``nothing to compare``. ``notices`` say how the
+    weights of the original were found in its file.
     """
 
     original: str
@@ -110,11 +123,7 @@ def verdict_of(stages: tuple[Stage, ...]) -> str:
     found = [stage.verdict for stage in stages]
     if DIFFERENT in found:
         return DIFFERENT
-    return "equivalent" if EQUAL in found else UNDECIDABLE
-
-
-def _share(distance: float, bound: float) -> float:
-    return distance / bound if bound else float("inf") if distance else 0.0
+    return EQUIVALENT if EQUAL in found else UNDECIDABLE if UNDECIDABLE in found else NOTHING
 
 
 def _roundings(block: BlockResult) -> float:

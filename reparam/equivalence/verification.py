@@ -48,9 +48,10 @@ def verify(
     """Return whether ``candidate`` is the same function as ``original``, and the evidence.
 
     Args:
-        original: a checkpoint, the truth.
-        candidate: a checkpoint or an ONNX file. None compares a train-time checkpoint with its
-            own fusion, and a deploy checkpoint with the source that its manifest names.
+        original: a checkpoint or an ONNX file, the truth.
+        candidate: a checkpoint or an ONNX file; of an ONNX file, another one. None
+            compares a train-time checkpoint with its own fusion, and a deploy checkpoint with the
+            source that its manifest names.
         limits: of the process in which all of it is done where the candidate is an ONNX file.
 
     Raises:
@@ -59,8 +60,14 @@ def verify(
         UnsupportedModelError: an ONNX file is to be compared with an unknown architecture.
         MissingDependencyError: the network is to be run and paddle or onnxruntime is missing.
     """
-    if candidate is None or Path(candidate).suffix != ".onnx":
+    if ".onnx" not in (Path(original).suffix, Path(candidate or "").suffix):
         return verify_here(original, candidate, probing)
+    if candidate is None or Path(candidate).suffix != ".onnx":
+        raise CheckpointError(
+            f"cannot compare '{original}' with {_named(candidate)}",
+            why="an ONNX file is compared with another ONNX file, or with the checkpoint before it",
+            hint="reparam verify CHECKPOINT X.onnx, or reparam verify A.onnx B.onnx",
+        )
     found: Verification = supervision.supervised(
         "reparam.equivalence.verification:verify_here",
         original,
@@ -78,6 +85,10 @@ def verify_here(
 ) -> Verification:
     """Do :func:`verify` in this process."""
     probing = probing or Probing()
+    if Path(original).suffix == ".onnx" and candidate is not None:
+        from reparam.equivalence.graphs import verify_graphs  # needs onnx-ir, checkpoints do not
+
+        return verify_graphs(Path(original), Path(candidate), probing)
     first = load_checkpoint(original, prefix=probing.prefix)
     need_finite(first.arrays)
     if probing.model is not None:
@@ -93,6 +104,10 @@ def verify_here(
     if Path(candidate).suffix == ".onnx":
         return _with_onnx(first, Path(candidate), probing)
     return _with_checkpoint(first, candidate_of(candidate, probing.prefix), probing)
+
+
+def _named(candidate: str | Path | None) -> str:
+    return f"'{candidate}'" if candidate is not None else "its own fusion"
 
 
 def _with_own_fusion(first: Checkpoint, probing: Probing) -> Verification:
@@ -114,7 +129,9 @@ def _with_onnx(first: Checkpoint, path: Path, probing: Probing) -> Verification:
         raise CheckpointError(
             f"cannot compare with '{path}' without running the network",
             why="what an ONNX file computes shows only in its outputs",
-            hint="leave --no-network out",
+            hint="leave --no-network out"
+            if recognise(first.shapes)
+            else "compare two ONNX files, or two checkpoints: the network is not known here",
         )
     arrays = as_float32(first.arrays)
     original = networks.Original(arrays, probing.overrides)

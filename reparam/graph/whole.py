@@ -7,7 +7,7 @@ is the original in float64, the yardstick what rounding the constants of the fus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from reparam.adapters.onnx_files import read_header
 from reparam.adapters.onnx_model import Interface, interface_of
-from reparam.errors import ExportError
+from reparam.errors import ExportError, GraphError
 from reparam.graph.evaluation_calls import Array
 from reparam.graph.files_serde import deserialized
 from reparam.graph.whole_inputs import LARGER, PROBES, SIZES, feeds, plans, shapes, unknown_kind
@@ -61,6 +61,7 @@ def compare(
     seed: int = 0,
     threads: int = 1,
     sizes: Sequence[tuple[int, int]] = SIZES,
+    own: Mapping[str, Array] | None = None,
 ) -> Whole:
     """Return whether two files are one function with one interface.
 
@@ -76,8 +77,10 @@ def compare(
         seed: of the inputs.
         threads: of onnxruntime.
         sizes: (H, W) to try first where both are open.
+        own: arrays of the user by the names of the inputs, that both are run on first.
 
     Raises:
+        GraphError: the original does not run on ``own``.
         MissingDependencyError: onnx or onnxruntime is not installed.
     """
     first, second = interface_of(read_header(original)), interface_of(read_header(fused))
@@ -89,7 +92,8 @@ def compare(
         return Whole(NOT_RUN, reason=unknown)
     with TemporaryDirectory() as folder:
         try:
-            return _Comparison((original, fused), Path(folder), threads).of(first, seed, sizes)
+            made = _Comparison((original, fused), Path(folder), threads)
+            return made.of(first, seed, sizes, own)
         except FusedRefusedError as error:
             return Whole(DIFFERENT, reason=f"onnxruntime cannot load the fused graph: {error}")
         except ExportError as error:
@@ -139,14 +143,22 @@ class _Comparison:
         expose(model, names)
         return model
 
-    def of(self, interface: Interface, seed: int, sizes: Sequence[tuple[int, int]]) -> Whole:
+    def of(
+        self,
+        interface: Interface,
+        seed: int,
+        sizes: Sequence[tuple[int, int]],
+        own: Mapping[str, Array] | None = None,
+    ) -> Whole:
         if self._drawing:
             return Whole(NOT_RUN, reason=f"{self._drawing} makes other numbers in every run")
         pair = self._pair(self._readers(), self._runnable, "whole")
         notes = ("run as float32 copies, with the bfloat16 weights",) if self._wide else ()
         results: list[Result] = []
         names = []
-        for run in _runs(pair, interface, seed, sizes, "float32" if self._wide else ""):
+        wide = "float32" if self._wide else ""
+        given = [] if own is None else [_own_run(pair, own, interface, wide)]
+        for run in (*given, *_runs(pair, interface, seed, sizes, wide)):
             names.append(run.name)
             judged = pair.judge(run.name, run.feeds, run.reference)
             results += [self._reconsidered(result, run) for result in judged]
@@ -200,6 +212,16 @@ def _load(path: Path) -> ir.Model:
     model = deserialized(read_header(path))
     onnx_ir.external_data.set_base_dir(model.graph, path.parent)
     return model
+
+
+def _own_run(pair: Pair, own: Mapping[str, Array], interface: Interface, wide: str) -> _Run:
+    """Return a run on the user's arrays, in the dtypes of the inputs."""
+    dtypes = {v.name: wide if wide and v.dtype == "bfloat16" else v.dtype for v in interface.inputs}
+    given = {name: array.astype(dtypes[name]) for name, array in own.items()}
+    try:
+        return _Run("the probe", given, pair.run(given))
+    except ExportError as error:
+        raise GraphError("the original does not run on the probe", found=error.found) from error
 
 
 def _runs(

@@ -9,8 +9,6 @@ from reparam.adapters.closeness import Closeness
 
 EQUAL, DIFFERENT, UNDECIDABLE, NOT_RUN = "equal", "different", "undecidable", "not run"
 
-_ORDER = {DIFFERENT: 2, UNDECIDABLE: 1, EQUAL: 0}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Result(Closeness):
@@ -60,7 +58,7 @@ class Whole:
 
 def summary(results: Sequence[Result], whole: Whole) -> Whole:
     """Return ``whole`` with the verdict of all results; the worst of them decides."""
-    worst = max(results, key=lambda r: (_ORDER[r.verdict], r.distance / r.bound if r.bound else 0))
+    worst = max(results, key=lambda result: result.rank)
     return replace(whole, verdict=worst.verdict, worst=worst, reason=worst.reason or _why(worst))
 
 

@@ -57,7 +57,7 @@ def test_wrong_conversions_are_caught(mistake, seed):
     assert stage.verdict == "different"
     (wrong,) = [block for block in stage.blocks if block.verdict == "different"]
     assert wrong.where == "body.0"
-    assert stage.summary.startswith("1 of 3 blocks differ, 'body.0' first")
+    assert stage.summary.startswith("1 of 3 blocks differ, 'body.0' most")
     if mistake not in ("shape", "gone"):
         assert "channel" in wrong.reason
         assert wrong.distance > wrong.bound
