@@ -280,7 +280,7 @@ def step_flatten(grow: Growth, x: Value) -> Any:
 
 
 def step_positions(grow: Growth, x: Value) -> Any:
-    """(N, C, ...) to (N, C, positions); a batch of known size may be written in, as exporters do."""
+    """(N, C, ...) to (N, C, positions); exporters write in a batch of known size, too."""
     return grow.call("reshape", x, _target(grow, x, grow.shape(x)[1]))
 
 
@@ -388,7 +388,8 @@ IMAGE_STEPS = (
     step_combine, step_branches, step_branches, step_curved, step_plain, step_free_conv,
     step_concat, step_split, step_slice, step_pad, step_average, step_shared_conv,
     step_conv_transpose, step_auto_conv, step_gate, step_max, step_mean, step_layout, step_trap,
-    step_cut, step_flatten, step_positions, step_tokens, step_heads, step_mixer, step_scores, step_linear, step_if,
+    step_cut, step_flatten, step_positions, step_tokens, step_heads, step_mixer, step_scores,
+    step_linear, step_if,
 )  # fmt: skip
 FLAT_STEPS = (
     step_linear, step_linear, step_bn, step_affine, step_affine, step_combine, step_curved,
