@@ -152,7 +152,7 @@ def _is_about_channels(node: ir.Node, opset: int) -> bool:
 
 
 def _fits(shape: Shape) -> bool:
-    known = [n for n in shape[1:] if n is not None]
+    known = [n for n in shape[1:] if n is not None and n >= 0]
     return len(known) == len(shape[1:]) and prod(known) <= _MOST_ELEMENTS
 
 
@@ -163,7 +163,8 @@ def _rounds(reach: Reach) -> int:
 def _sizes(shape: Shape, free: frozenset[int], reach: Reach, number: int) -> Sizes:
     """Return the sizes of one source in round ``number``, without the batch axis."""
     sizes = []
-    for axis, known in enumerate(shape[1:], 1):
+    for axis, size in enumerate(shape[1:], 1):
+        known = size if size is not None and size >= 0 else None  # some exporters write -1
         if known is not None and axis not in free:
             sizes.append(known)
             continue

@@ -87,6 +87,8 @@ def _batch_norm(node: ir.Node, constants: Constants) -> list[Reading]:
     gamma, beta, mean, variance = (
         constants.exact(value) for value in node.inputs[1:5] if value is not None
     )
+    if len({vector.shape for vector in (gamma, beta, mean, variance)}) > 1 or gamma.ndim != 1:
+        raise NotFusibleError("the statistics of BatchNormalization are not one for each channel")
     spread = variance + readers.number(node, "epsilon", float(np.float32(1e-5)))
     if not (spread > 0).all():
         raise NotFusibleError("a variance of BatchNormalization is not above zero")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile.onnx_fuzzing import MUTATIONS, READER, mutants, run
+from tests.graph.networks import repvgg
+from tests.hostile.onnx_fuzzing import MUTATIONS, READER, USED, mutants, outcome_of, run
 
 SEED = 20260101
 
@@ -21,3 +22,19 @@ def test_mutants_are_used_or_refused(number):
 def test_every_mutation_is_made():
     made = {one for name, _ in mutants(200, SEED) for one in name.partition(": ")[2].split(", ")}
     assert made == {mutate.__name__ for mutate in MUTATIONS}
+
+
+def test_statistics_of_different_sizes_are_no_scaling():
+    model = repvgg()
+    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    sizes = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
+    other = next(one for one in norms if sizes[one.input[1]] != sizes[norms[0].input[1]])
+    norms[0].input[1] = other.input[1]
+    assert outcome_of(model.SerializeToString()) in (USED, READER)
+
+
+def test_a_size_of_less_than_nothing_is_an_open_one():
+    model = repvgg()
+    for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = -1
+    assert outcome_of(model.SerializeToString()) == USED
