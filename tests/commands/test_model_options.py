@@ -210,7 +210,7 @@ class TestConfiguration:
 
     @pytest.mark.parametrize(
         ("path", "message"),
-        [("none.yml", "no such file"), (".", "directory"), ("ckpt.pdparams", "is no config")],
+        [("none.yml", "No such file"), (".", "directory"), ("ckpt.pdparams", "is no config")],
     )
     def test_what_is_no_configuration(self, path, message, run, detector, config):
         code, _, err = run("fuse", detector, "-c", detector.parent / path)
