@@ -94,10 +94,10 @@ def quantizes_more(
     """
     if not any(node.op_type in _KERNELS for node in new):
         return False
-    readers = {
-        made: [use.node for use in value.uses() if use.node not in old]
-        for value, made in now.items()
-    }
+    readers: dict[ir.Value, list[ir.Node]] = {}
+    for value, made in now.items():  # one may stand for several, as where a factor is gone
+        nodes = [use.node for use in value.uses()]
+        readers.setdefault(made, []).extend(node for node in nodes if node not in old)
     return any(_is_quantized(node, readers) for node in new) and not any(map(_is_quantized, old))
 
 
