@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -158,7 +159,8 @@ class _Comparison:
         names = []
         wide = "float32" if self._wide else ""
         given = [] if own is None else [_own_run(pair, own, interface, wide)]
-        for run in (*given, *_runs(pair, interface, seed, sizes, wide)):
+        # One after the other: how long the truth took of one decides whether there is another.
+        for run in chain(given, _runs(pair, interface, seed, sizes, wide)):
             names.append(run.name)
             judged = pair.judge(run.name, run.feeds, run.reference)
             results += [self._reconsidered(result, run) for result in judged]
