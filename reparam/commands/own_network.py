@@ -53,8 +53,13 @@ def show(result: LayerFusion) -> None:
     console.print(f"{result.source}: {report.architecture}({arguments})")
     if report.fused:
         _print_blocks(report)
-    else:
+    elif report.already:
         console.print(_verdict(report))
+    else:
+        console.print(
+            f"no block of this network is known by name: reparam export {result.source} --model "
+            f"{report.architecture} --onnx fuses its graph, as that of any network"
+        )
     if report.already and report.fused:
         console.print(f"already in deploy form: {', '.join(report.already)}")
     for left in report.left:

@@ -36,6 +36,13 @@ TestReader: {inputs_def: {image_shape: [3, 32, 48]}}
 """
 
 
+def plain():
+    """A network of a convolution and a ReLU: no block, and nothing named like one."""
+    from paddle import nn
+
+    return nn.Sequential(nn.Conv2D(3, 4, 3), nn.ReLU(), nn.Conv2D(4, 2, 1))
+
+
 @pytest.fixture
 def config(tmp_path) -> Path:
     (tmp_path / "base.yml").write_text(BASE)
@@ -53,6 +60,18 @@ class TestOwnNetwork:
     @pytest.fixture
     def source(self, tmp_path) -> Path:
         return write(tmp_path, weights())
+
+    def test_a_network_without_a_block_that_is_known_is_sent_to_export(self, run, tmp_path):
+        layer = plain()
+        arrays = {key: value.numpy() for key, value in layer.state_dict().items()}
+        source = write(tmp_path, arrays)
+        code, out, _ = run("fuse", source, "--model", f"{__name__}:plain")
+        assert code == 0
+        assert "nothing to fuse" not in out
+        said = " ".join(out.split())
+        assert "no block of this network is known by name: reparam export" in said
+        assert f"--model {__name__}:plain --onnx fuses its graph" in said
+        assert not (tmp_path / "ckpt.deploy.pdparams").exists()
 
     def test_fuse_and_verify(self, run, source):
         code, out, _ = run("fuse", source, *OWN)
