@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from reparam.adapters.onnx_cleaning import import_onnx_ir
 from reparam.adapters.onnx_model import import_onnx
-from reparam.graph.files_serde import type_and_shape
+from reparam.graph.files_serde import type_and_shape, uncollected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,12 +36,13 @@ def infer_shapes(model: ir.Model) -> None:
     }
     for value in before:
         value.shape = None
-    found = _inferred(model)
-    if found is None:
-        for value, shape in before.items():
-            value.shape = shape
-    else:
-        _take(model.graph, found)
+    with uncollected():
+        found = _inferred(model)
+        if found is not None:
+            _take(model.graph, found)
+            return
+    for value, shape in before.items():
+        value.shape = shape
 
 
 def _inferred(model: ir.Model) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import suppress
 from typing import Any
 
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
+from reparam.graph.files_serde import uncollected
 from reparam.graph.inferring import infer_shapes
 from reparam.graph.preparing import sweep
 
@@ -114,3 +117,16 @@ def test_a_sweep_takes_out_optional_outputs_and_inputs_that_nobody_needs() -> No
     assert [(node.op_type, len(node.inputs), len(node.outputs)) for node in model.graph] == [
         ("Dropout", 1, 1), ("Abs", 1, 1),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_garbage_is_looked_for_again_as_before_whatever_happens(before: bool) -> None:
+    was = gc.isenabled()
+    (gc.enable if before else gc.disable)()
+    inside = None
+    with suppress(KeyError), uncollected():
+        inside = gc.isenabled()
+        raise KeyError
+    after = gc.isenabled()
+    (gc.enable if was else gc.disable)()
+    assert (inside, after) == (False, before)
