@@ -13,7 +13,20 @@ from typing import Any
 from reparam.__main__ import main
 
 REPARAM = [sys.executable, "-m", "reparam"]
-MAIN = "from reparam.__main__ import main\nmain()\n"
+# What a script changes has to be changed where graphs are read, so that is in the same process.
+MAIN = """
+from importlib import import_module
+from reparam import supervision
+from reparam.__main__ import main
+
+def in_this_process(function, *arguments, limits=None, files=(), writes=(), what="", error=None,
+                    teller="", **options):
+    module, _, name = function.partition(":")
+    return getattr(import_module(module), name)(*arguments, **options)
+
+supervision.supervised = in_this_process
+main()
+"""
 
 
 def reparam(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
