@@ -117,6 +117,9 @@ def run_all(session: Any, feeds: Mapping[str, Array]) -> list[Array]:
         ) from error
     if not all(isinstance(value, np.ndarray | np.generic) for value in found):
         raise ExportError("onnxruntime made an output that is no tensor")
+    bits = next((value for value in session.get_outputs() if "(float8" in value.type), None)
+    if bits is not None:  # what its binding hands over are the bits, as numbers of uint8
+        raise ExportError("onnxruntime made an output that NumPy has no dtype for", found=bits.type)
     return [np.asarray(value) for value in found]
 
 

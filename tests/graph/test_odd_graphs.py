@@ -145,8 +145,7 @@ class TestTypes:
         proto.graph.output.append(helper.make_tensor_value_info("o", number, [1, 3, 8, 8]))
         proto.opset_import[0].version, proto.ir_version = 21, 10
         found, made = fused(proto, tmp_path)
-        assert found.verdict in ("equal", "not run")
-        assert operators(made) == ["Conv", "Cast"]
+        assert (found.verdict, operators(made)) == ("not run", ["Conv", "Cast"])
 
 
 @pytest.mark.parametrize(
