@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reparam.conv.operators import given_away
+from reparam.errors import NotFusibleError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -60,11 +61,17 @@ class Constants:
         return value.const_value.numpy()
 
     def exact(self, value: ir.Value) -> Array:
-        """Return a constant in float64."""
+        """Return a constant in float64.
+
+        Raises:
+            NotFusibleError: it holds texts or complex numbers, in a graph of mixed-up types.
+        """
         found = self._exact.get(value, self._held.get(value))
         if found is None:
             stored = self.get(value)
             assert stored is not None  # the caller has asked whether it is known
+            if stored.dtype.kind in "OSUc":
+                raise NotFusibleError(f"the constant '{value.name}' holds no real numbers")
             found = given_away(stored.astype(np.float64, order="C"))
             if self._holding:
                 self._held[value] = found

@@ -71,16 +71,17 @@ def backward(node: ir.Node, wanted: Scalings, constants: Constants) -> dict[ir.V
     if node.op_type == "Concat":
         scaling = wanted[node.outputs[0]]
         return {value: _part(scaling, axis, at, size) for value, axis, at, size in _pieces(node)}
+    rule = None if node.op_type == "Split" else _rule_of(node)
     value = node.inputs[0]
     assert value is not None  # of no node that has a rule is it optional
-    if node.op_type == "Split":
+    if rule is None:
         found = Scaling(np.ones(()), np.zeros(()))
         for output, axis, start, size in _parts(node):
             if output in wanted:
                 whole = readers.size_of(value, axis)
                 found = _after(found, _placed(wanted[output], axis, start, size, whole))
         return {value: found}
-    return {value: _rule_of(node)(node, wanted[node.outputs[0]], constants, True)}
+    return {value: rule(node, wanted[node.outputs[0]], constants, True)}
 
 
 def _rule_of(node: ir.Node) -> _Rule:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import onnx_ir as ir
 import pytest
 
+from reparam.errors import NotFusibleError
+from reparam.graph.constants import Constants
+from reparam.graph.moves_carrying import backward
 from tests.graph.networks import repvgg
 from tests.hostile.onnx_fuzzing import MUTATIONS, READER, USED, mutants, outcome_of, run
 
@@ -38,3 +42,16 @@ def test_a_size_of_less_than_nothing_is_an_open_one():
     for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         dim.dim_value = -1
     assert outcome_of(model.SerializeToString()) == USED
+
+
+def test_a_factor_does_not_pass_into_a_node_without_operands():
+    node = ir.Node("", "Optional", [], outputs=[ir.Value(name="none")])
+    with pytest.raises(NotFusibleError, match="through Optional"):
+        backward(node, {}, Constants(ir.Graph([], [], nodes=[])))
+
+
+def test_a_text_is_no_number():
+    text = ir.Value(name="text", const_value=ir.StringTensor([b"a"], shape=ir.Shape([1])))
+    constants = Constants(ir.Graph([], [], nodes=[], initializers=[text]))
+    with pytest.raises(NotFusibleError, match="'text' holds no real numbers"):
+        constants.exact(text)

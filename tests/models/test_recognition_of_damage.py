@@ -207,5 +207,12 @@ def test_damage_is_never_an_exception(structure, deploy, data):
     damaged = {**whole, **{name: data.draw(sizes) for name in names}}
     found = recognise(damaged)
     if found is not None:
-        assert found.missing == found.unexpected == ()
-        assert found.mismatched or damaged == layout_of(structure_of(found)).shapes(deploy=deploy)
+        # As in test_a_classifier_of_another_width_misses_the_convolution_before_it.
+        short = getattr(structure, "use_last_conv", True) is False
+        assert set(found.missing) <= ({"last_conv.weight"} if short else set())
+        assert found.unexpected == ()
+        assert (
+            found.missing
+            or found.mismatched
+            or damaged == layout_of(structure_of(found)).shapes(deploy=deploy)
+        )
