@@ -22,6 +22,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
         compileall.compile_dir(ROOT / folder, quiet=2)
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
+# pytest imports readline, which sets these behind Python's back, and so for every process.
+for variable in ("COLUMNS", "LINES"):
+    os.unsetenv(variable)
+
 
 @pytest.fixture(autouse=True)
 def _graphs_are_read_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
