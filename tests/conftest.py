@@ -22,8 +22,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
         compileall.compile_dir(ROOT / folder, quiet=2)
 os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
-# pytest imports readline, which sets these behind Python's back, and so for every process.
+# pytest imports readline, which sets these behind the back of Python: for the processes that tests
+# start, and in the workers of xdist, which are such processes.
 for variable in ("COLUMNS", "LINES"):
+    os.environ.pop(variable, None)
     os.unsetenv(variable)
 
 

@@ -167,6 +167,13 @@ class Misfit:
     off: float
     allowed: float
 
+    @property
+    def excess(self) -> float:
+        """The error as a multiple of the allowed one, which is 0 where nothing is added up."""
+        if self.allowed:
+            return self.off / self.allowed
+        return np.inf if self.off else 0.0
+
 
 def worst_element(
     block: Block,
@@ -193,7 +200,7 @@ def worst_element(
         return max(
             (_furthest(what, stored, exact, relative * getattr(magnitude, what) + lost[what])
              for what, stored, exact in pairs),
-            key=lambda misfit: misfit.off / misfit.allowed,
+            key=lambda misfit: misfit.excess,
         )  # fmt: skip
 
     found = worst(dict.fromkeys(("weight", "bias"), UNDERFLOW[name]))

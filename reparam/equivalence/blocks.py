@@ -99,7 +99,7 @@ def _certified(
         place = (worst.index[0] + rows.start, *worst.index[1:])
         misfits.append(replace(worst, index=place))
     result = replace(result, certificate=certificate_of(every, form.stored))
-    worst = max(misfits, key=lambda misfit: misfit.off / misfit.allowed)
+    worst = max(misfits, key=lambda misfit: misfit.excess)
     if result.verdict == DIFFERENT or worst.off <= worst.allowed:
         return result
     return replace(

@@ -23,7 +23,8 @@ def test_a_chain_is_valid_runs_and_has_the_nodes_it_says(kind: str, tmp_path: Pa
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert 60 <= said < 70
-    assert said == len(model.graph.node) == nodes_of(path)
+    assert said == len(model.graph.node)
+    assert nodes_of(path) == sum(node.op_type != "Constant" for node in model.graph.node)
     images = np.random.default_rng(0).standard_normal((2, 8, 8, 8)).astype(np.float32)
     (found,) = run_onnx(open_session(path), images)
     assert np.isfinite(found).all()

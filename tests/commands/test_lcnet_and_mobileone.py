@@ -155,9 +155,10 @@ def test_a_mobileone_that_pytorch_wrote_is_the_same_network(form, told, tmp_path
             written[f"{stem}.num_batches_tracked"] = np.array(7)
     ours = write(tmp_path, arrays, "ours.pdparams")
     theirs = write(tmp_path, written, "theirs.safetensors")
-    code, report = told("fuse", theirs)
+    fused = tmp_path / "fused.safetensors"
+    code, report = told("fuse", theirs, "-o", fused)
     assert (code, report["architecture"]) == (0, "mobileone")
-    code, proof = told("verify", theirs, tmp_path / "theirs.deploy.safetensors")
+    code, proof = told("verify", theirs, fused)
     assert (code, proof["stages"][-1]["name"]) == (0, "network")
     assert proof["stages"][-1]["verdict"] == "equal"
     code, exported = told("export", theirs, "--onnx", "--input-size", "64")

@@ -273,6 +273,16 @@ def test_what_adds_nothing_is_no_rounding_off(dtype):
     assert certify(block, *stored_of(block, dtype)).roundings <= 1
 
 
+def test_a_weight_where_there_is_none_is_infinitely_off():
+    """A kernel of zeros of a depthwise block allows no error at all."""
+    block = Conv.of(np.zeros((2, 1, 3, 3)), np.zeros(2), groups=2)
+    weight, bias = stored_of(block, "float32")
+    assert worst_element(block, fuse(block), weight, bias, roundings=8).excess == 0
+    weight[1, 0, 2, 2] = 1e-3
+    misfit = worst_element(block, fuse(block), weight, bias, roundings=8)
+    assert (misfit.name, misfit.index, misfit.excess) == ("weight", (1, 0, 2, 2), np.inf)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-5, 1e3))
 def test_one_wrong_weight_says_so(seed, error):
