@@ -44,7 +44,7 @@ def check_output(path: Path, force: bool = False) -> None:
 
     Raises:
         OutputError: the folder does not exist or cannot be written to, the path is a folder, a
-            device or a URL, or a file is there already and ``force`` is not set.
+            device or a URL, or a file or a link is there already and ``force`` is not set.
     """
     _real(path, force)
 
@@ -155,6 +155,12 @@ def _real(path: Path, force: bool) -> Path:
         raise OutputError(what, found=str(error)) from error
     if found is not None:
         _check_existing(path, found, force)
+    elif os.path.islink(path) and not force:  # noqa: PTH114 - a Path may raise
+        raise OutputError(
+            f"'{path}' is a link to a file that does not exist",
+            why="nothing is written through such a link without being asked",
+            hint="--force writes where it points, another path leaves it",
+        )
     if not folder:
         raise OutputError(
             what,

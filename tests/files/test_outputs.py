@@ -360,7 +360,7 @@ class TestWhere:
     def test_a_link_is_kept_and_its_file_written(self, tmp_path):
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "link").symlink_to("elsewhere/real")
-        write(tmp_path / "link", "first")
+        write(tmp_path / "link", "first", force=True)
         assert (tmp_path / "elsewhere" / "real").read_text() == "first"
         with pytest.raises(OutputError, match="exists already"):
             write(tmp_path / "link", "second")
@@ -368,6 +368,12 @@ class TestWhere:
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "elsewhere" / "real").read_text() == "second"
         assert names(tmp_path / "elsewhere") == ["real"]
+
+    def test_a_link_to_nothing_is_refused(self, tmp_path):
+        (tmp_path / "link").symlink_to("nothing")
+        with pytest.raises(OutputError, match="a link to a file that does not exist"):
+            check_output(tmp_path / "link")
+        check_output(tmp_path / "link", force=True)
 
     def test_a_link_to_itself(self, tmp_path):
         (tmp_path / "link").symlink_to("link")
