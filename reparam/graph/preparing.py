@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from reparam.graph.records import GraphReport, Options
 
-_ROUNDS = 4
-"""Of evaluating constants and inferring shapes: each makes the other know more."""
 _FIRST_WITH_HIDDEN = 4
 """The first IR version in which an initializer need not be an input of the graph too."""
 
@@ -68,7 +66,7 @@ def _fold(model: ir.Model, constants: Constants, report: GraphReport) -> None:
     report.count("Constant nodes made initializers", lifted)
     infer_shapes(model)
     folder = Folder(graph, constants)
-    for _ in range(_ROUNDS):
+    while True:  # every round but the last takes nodes out
         sizes, nodes = fold_sizes(graph, constants), folder.fold()
         report.count("computed shapes made constants", sizes)
         report.count("constant-only nodes evaluated", nodes)

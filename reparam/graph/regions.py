@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
+from functools import reduce
+from math import lcm, prod
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from reparam.conv.geometry import Geometry
+from reparam.conv.operators import Array
 from reparam.graph import readers
 from reparam.graph.analysis import Analysis
 from reparam.graph.computing import numbers_of
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 NODE_COST = 20
 """A node costs about as much time as this many MACs for each element that it writes. Counting
 nodes alone picks badly on chains of narrow 1x1 convolutions."""
+_LARGE = 1 << 14  # pixels of the largest side of an image that is thought of
 NOMINAL = 64  # taken for the size of an open axis where two regions are weighed; 1 for the batch
 
 BRANCHES, BATCH_NORM, BIAS, SCALE, CHAIN = (
@@ -123,7 +129,7 @@ def candidates(
             continue  # what two branches share counts twice there, so this is no less than right
         nodes = closed(form, output, analysis, taken)
         region = None if nodes is None else _region(output, form, nodes, allow_macs)
-        if region is not None and _whole_image(form) <= allow_macs * (1 + 1e-9):
+        if region is not None and _costs_no_more(form, allow_macs):
             yield region
 
 
@@ -228,28 +234,50 @@ def _kind(nodes: tuple[ir.Node, ...], form: Form) -> str:
     return BIAS if operators & {"Add", "Sub", "Sum"} else SCALE
 
 
-def _whole_image(form: Form) -> float:
-    """Return the MACs of a form over those of the nodes behind it, for a whole image.
+def _costs_no_more(form: Form, allow_macs: float) -> bool:
+    """Whether a form costs no more than the nodes behind it, whatever the size of the image.
 
-    For one position of the source a Pad costs nothing. A convolution that takes over the padding
-    of its result computes there what was not computed before.
+    For one position of the source a Pad costs nothing, and a stride leaves the same share of every
+    size. For a whole image neither is so: a convolution that takes over the padding of its result
+    computes there what was not computed before, and of a row of two a stride of three leaves one.
     """
-    before = {part.node: part.cost * _outputs(part) for part in form.behind()}
-    total = sum(before.values())
-    return form.after * _outputs(form) / total if total else 1.0
-
-
-def _outputs(form: Form) -> float:
-    """Return how many positions a form has, over the share that its stride leaves of the source."""
-    geometry, shape = form.shaped.geometry, form.source.shape
-    if geometry is None or shape is None or len(shape) != len(geometry.kernel) + 2:
-        return 1.0
-    sizes = [size if isinstance(size, int) else NOMINAL for size in shape][2:]
+    final = form.shaped.geometry
+    each = {part.node: part for part in form.behind() if part.cost and part.law is not None}
+    terms = [(p.law.cost(), p.shaped.geometry) for p in each.values() if p.law is not None]
+    if not terms or final is None:
+        return form.after <= allow_macs * sum(p.cost for p in each.values()) * (1 + 1e-9)
+    kernels = [geometry for _, geometry in terms if geometry is not None]
     counts = [
-        max((size - less - 1) // stride + 1, 0) / max(size / stride, 1.0)
-        for size, less, stride in zip(sizes, geometry.shrink, geometry.stride, strict=True)
+        _counts(axis, readers.size_of(form.source, axis + 2), [final, *kernels])
+        for axis in range(len(final.kernel))
     ]
-    return prod(counts)
+    macs = [
+        cost * reduce(np.multiply.outer, (axis[place] for axis in counts), np.ones(()))
+        for place, cost in enumerate([final.macs, *(cost for cost, _ in terms)])
+    ]
+    return bool((macs[0] <= allow_macs * sum(macs[1:]) * (1 + 1e-9)).all())
+
+
+def _counts(axis: int, size: int | None, kernels: Sequence[Geometry]) -> Array:
+    """Return how many positions each kernel has along an axis, for each size that may decide.
+
+    With a known size there is one. Of open ones, those with one remainder by the stride have counts
+    that grow in a straight line, so MACs, a product of lines, are furthest apart at its ends: the
+    smallest image that all kernels fit in, and a large one.
+
+    Returns:
+        Shape (kernels, sizes).
+    """
+    stride = lcm(*(kernel.stride[axis] for kernel in kernels))
+    shrink = np.array([[kernel.shrink[axis]] for kernel in kernels])
+    if size is None:
+        smallest = max(1, int(shrink.max()) + 1) + np.arange(stride)
+        sizes = np.concatenate([smallest, smallest + _LARGE // stride * stride])
+    else:
+        sizes = np.array([size])
+    steps = np.array([[kernel.stride[axis]] for kernel in kernels])
+    counts: Array = np.maximum((sizes - shrink - 1) // steps + 1, 0).astype(np.float64)
+    return counts
 
 
 def _positions(value: ir.Value) -> float:

@@ -73,7 +73,7 @@ def step_free_conv(grow: Growth, x: Value) -> Any:
     channels, axes = grow.shape(x)[1], len(grow.shape(x)) - 2
     kernel = [grow.one_of(1, 2, 3) for _ in range(axes)]
     dilation = [grow.one_of(1, 2) for _ in range(axes)]
-    stride = [grow.one_of(1, 2) for _ in range(axes)]
+    stride = [grow.one_of(1, 2, 3) for _ in range(axes)]
     padding = [(grow.one_of(0, 1, 2), grow.one_of(0, 1)) for _ in range(axes)]
     for size, k, d, pads in zip(grow.shape(x)[2:], kernel, dilation, padding, strict=True):
         if size + sum(pads) < (k - 1) * d + 1:

@@ -274,3 +274,29 @@ def test_what_a_subgraph_reads_stays() -> None:
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     assert op_counts(folded(model)) == {"If": 1, "Neg": 1}
+
+
+def same(g: Plain, x: str) -> str:
+    """Pad as TensorFlow does, by what the size leaves: timm's exports compute it in the graph."""
+    sides = []
+    for axis in (2, 3):
+        size = g.node("Gather", g.node("Shape", x), np.array(axis), axis=0)
+        steps = g.node("Ceil", g.node("Div", g.node("Cast", size, to=1), np.float32(2)))
+        whole = g.node("Mul", g.node("Sub", g.node("Cast", steps, to=7), np.array(1)), np.array(2))
+        more = g.node("Sub", g.node("Add", whole, np.array(3)), size)
+        more = g.node("Max", more, np.array(0))
+        first = g.node("Div", more, np.array(2))
+        sides += [first, g.node("Sub", more, first)]
+    places = [g.node("Unsqueeze", sides[n], np.array([0])) for n in (0, 2, 1, 3)]
+    zeros = np.zeros(2, np.int64)
+    return g.node("Pad", x, g.node("Concat", zeros, *places[:2], zeros, *places[2:], axis=0))
+
+
+def test_paddings_of_which_each_needs_the_size_that_the_one_before_left_are_all_computed() -> None:
+    g = Plain()
+    x = g.input("x", (1, 2, 200, 130))
+    for _ in range(7):
+        x = g.node("Relu", g.node("Conv", same(g, x), g.weight(2, 2, 3, 3), strides=[2, 2]))
+    once = folded(g.model(x))
+    assert op_counts(once) == {"Conv": 7, "Relu": 7}
+    assert folded(once) == once

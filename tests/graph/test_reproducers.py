@@ -107,6 +107,30 @@ def a_batch_that_a_reshape_writes_down(g: GraphBuilder) -> None:
     g.output(g.relu(g.bn(g.reshape(y, [1, 4, -1]))))
 
 
+@found("Conv Conv")
+def a_row_shorter_than_the_stride(g: GraphBuilder) -> None:
+    """One convolution would cost more: 76 MACs become 80."""
+    x = g.input("x", (1, 2, 1, 5))
+    y = g.conv(x, 2, 1, stride=(1, 3), padding=((2, 0), (2, 0)))
+    g.output(g.conv(y, 4, (2, 1), stride=(3, 1), padding=((0, 0), (1, 1)), groups=2))
+
+
+@found("Conv Conv")
+def padding_that_an_open_size_may_be_small_beside(g: GraphBuilder) -> None:
+    """A large image would cost less in one convolution, and a small one more."""
+    x = g.input("x", (None, 4, None, None))
+    y = g.mul(g.conv(x, 2, (1, 2), stride=(1, 3)), 0.5)
+    g.output(g.conv(y, 2, 1, padding=((2, 0), (0, 0)), groups=2))
+
+
+@found("AveragePool Concat Conv")
+def a_convolution_that_is_concatenated_with_itself(g: GraphBuilder) -> None:
+    """It costs once what a convolution of twice the channels costs twice."""
+    x = g.input("x", (1, 8, 3, 4))
+    y = g.conv(x, 3, (3, 1), stride=(3, 1), padding=((2, 1), (0, 1)))
+    g.output(g.average_pool(g.concat(y, y), 2, 2))
+
+
 @pytest.mark.parametrize("name", FOUND)
 def test_it_goes_right_now(name: str) -> None:
     build, after = FOUND[name]
