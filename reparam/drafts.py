@@ -187,7 +187,9 @@ def scratch_folder() -> Iterator[Path]:
     clear_stale(folder)
     path = hidden_name(folder)
     with _locked_folder(path):
-        yield path
+        inner = path / "files"  # the lock of a folder is taken by whoever places a file in it
+        inner.mkdir()
+        yield inner
 
 
 @contextmanager
@@ -201,7 +203,8 @@ def _locked_folder(path: Path) -> Iterator[None]:
                 break
             with suppress(FileNotFoundError):
                 handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-                _lock(handle)
+                with suppress(OSError):  # a file system that cannot lock; nobody clears there
+                    fcntl.flock(handle, fcntl.LOCK_EX)  # waits while another run removes it
                 if os.fstat(handle).st_nlink:
                     break
                 os.close(handle)

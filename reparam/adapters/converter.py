@@ -7,12 +7,12 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from reparam.adapters.converter_versions import hint_of_versions, need_converting_versions
 from reparam.adapters.onnx_model import parse_model
+from reparam.drafts import scratch_folder
 from reparam.errors import ExportError, MissingDependencyError
 from reparam.supervision import child_environment, signal_name
 
@@ -95,25 +95,26 @@ class Converter:
         self._opset = opset
 
     def __enter__(self) -> Converter:
-        self._folder = tempfile.TemporaryDirectory(prefix="reparam-convert-")
-        self._output = Path(self._folder.name, "model.onnx")
-        self._log = Path(self._folder.name, "log.txt")
-        arguments = map(str, (*self.inputs, self._output, self._opset))
-        with self._log.open("wb") as stream:  # a file: nothing that inherits it can block us
-            self._process = subprocess.Popen(  # noqa: S603 - our own script and interpreter
-                [sys.executable, str(CHILD), *arguments],
-                stdin=subprocess.PIPE,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env=child_environment(os.environ),
-            )
+        with ExitStack() as stack:
+            folder = stack.enter_context(scratch_folder())
+            self._output, self._log = folder / "model.onnx", folder / "log.txt"
+            arguments = map(str, (*self.inputs, self._output, self._opset))
+            with self._log.open("wb") as stream:  # a file: nothing that inherits it can block us
+                self._process = subprocess.Popen(  # noqa: S603 - our own script and interpreter
+                    [sys.executable, str(CHILD), *arguments],
+                    stdin=subprocess.PIPE,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    env=child_environment(os.environ),
+                )
+            self._folder = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._close_stdin()
         self._process.wait()
-        self._folder.cleanup()
+        self._folder.close()
 
     def start(self) -> None:
         """Let the converter read its input, which is whole now.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from reparam.adapters.converter import no_converter
 from reparam.commands.command import Command
 from reparam.commands.common import json_option, print_json, stdout, table
 from reparam.commands.output import QUIET, loudness
+from reparam.drafts import scratch_folder
 from reparam.errors import EXIT_NO, OutputError
 from reparam.example.demo import OnnxPart, Tour, tour
 from reparam.exporter import ExportReport
@@ -76,8 +76,8 @@ def command(
 def _folder(keep: Path | None) -> Iterator[Path]:
     """Yield an empty folder: the one to keep, unless what follows fails, or a temporary one."""
     if keep is None:
-        with tempfile.TemporaryDirectory(prefix="reparam-demo-") as temporary:
-            yield Path(temporary)
+        with scratch_folder() as temporary:
+            yield temporary
         return
     _make(keep)
     try:

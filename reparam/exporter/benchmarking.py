@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from reparam.checkpoint import Checkpoint, load_checkpoint
 from reparam.checkpoint.blocks import find_blocks
 from reparam.checkpoint.opening import check_input
 from reparam.detection import RAW
+from reparam.drafts import scratch_folder
 from reparam.exporter.exporting import export_onnx
 from reparam.exporter.layer_networks import has_branches
 from reparam.exporter.report import ExportReport
@@ -84,8 +84,8 @@ def benchmark(
     for path in paths:
         check_input(path)
     limits = _after_looking(paths, protocol.limits)
-    with tempfile.TemporaryDirectory(prefix="reparam-bench-") as folder:
-        under_test = _under_test(paths, Path(folder), protocol, tell)
+    with scratch_folder() as folder:
+        under_test = _under_test(paths, folder, protocol, tell)
         return measure_models(
             under_test,
             threads=protocol.threads,

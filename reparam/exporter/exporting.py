@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from reparam.adapters.static_program import save_static
 from reparam.checkpoint import Checkpoint, load_checkpoint
 from reparam.detection import NMS, Preprocessing, Selection
 from reparam.detection.classes import Classes
+from reparam.drafts import scratch_folder
 from reparam.exporter.contract import infer_cfg_of
 from reparam.exporter.describing import describe, without_infer_cfg
 from reparam.exporter.detectors import for_network
@@ -167,8 +167,7 @@ class _Workshop:
 
 @contextmanager
 def _workshop(output: Path | None, options: Options) -> Iterator[_Workshop]:
-    with tempfile.TemporaryDirectory(prefix="reparam-export-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         if output is None:
             yield _Workshop(folder, None)
             return

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from reparam.adapters.static_models import convert_static, find_static, is_static
+from reparam.drafts import scratch_folder
 from reparam.errors import GraphError
 from reparam.files import sha256_of
 from reparam.graph.constants import Constants
@@ -66,11 +66,11 @@ class Origin:
         if wanted is None:
             yield self.path
             return
-        with TemporaryDirectory(prefix="reparam-") as folder:
+        with scratch_folder() as folder:
             model = self.opened(bake_inputs).model
             infer_shapes(model)
             normalize(model, wanted, Constants(model.graph))
-            path = Path(folder) / f"reference{ONNX}"
+            path = folder / f"reference{ONNX}"
             save_model(model, path)
             yield path
 
@@ -88,8 +88,8 @@ def as_onnx(source: Path, tell: Callable[[str], None], timeout: float = 600) -> 
         return
     static = find_static(source)
     tell(f"converting {static.program}")
-    with TemporaryDirectory(prefix="reparam-") as folder:
-        converted = convert_static(static, Path(folder), timeout=timeout)
+    with scratch_folder() as folder:
+        converted = convert_static(static, folder, timeout=timeout)
         notices = [f"{what}: {number}" for what, number in converted.repairs.items()]
         yield Origin(
             source,

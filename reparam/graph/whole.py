@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from reparam.adapters.onnx_files import read_header
 from reparam.adapters.onnx_model import Interface, interface_of
+from reparam.drafts import scratch_folder
 from reparam.errors import ExportError, GraphError
 from reparam.graph.evaluation_calls import Array
 from reparam.graph.files_serde import deserialized
@@ -91,9 +91,9 @@ def compare(
     unknown = unknown_kind(first.inputs)
     if unknown:
         return Whole(NOT_RUN, reason=unknown)
-    with TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         try:
-            made = _Comparison((original, fused), Path(folder), threads)
+            made = _Comparison((original, fused), folder, threads)
             return made.of(first, seed, sizes, own)
         except FusedRefusedError as error:
             return Whole(DIFFERENT, reason=f"onnxruntime cannot load the fused graph: {error}")

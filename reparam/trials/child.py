@@ -41,7 +41,8 @@ def _tried(module: Any, step: str) -> dict[str, Any]:
         told: dict[str, Any] = trial(module, detail) if detail else trial(module)
     except errors.ReparamError as error:
         said = ": ".join(part for part in (error.what, error.found) if part)
-        sys.exit("error: " + re.sub(r"'\S*reparam-doctor-\w+/", "'", said))  # a folder that is gone
+        # Paths in the temporary folder of the trial, which is gone, become names of files.
+        sys.exit("error: " + re.sub(r"'\S*\.reparam-\w+\.part/files/", "'", said))
     return told
 
 

@@ -6,13 +6,12 @@ package raises. They run in processes of their own, by ``child.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
+from reparam.drafts import scratch_folder
 
 CONVOLVED = 9.0  # ones, by a 3x3 kernel of ones
 NEWEST_IR = 20  # of ONNX files, far from being there
@@ -24,7 +23,7 @@ def try_fuse(_: Any) -> Told:
     """Fuse a packaged checkpoint, and prove its blocks."""
     import reparam
 
-    with _folder() as folder:
+    with scratch_folder() as folder:
         source = Path(str(reparam.__file__)).parent / "example" / "fashion_repvgg.pdparams"
         output = reparam.fuse(source, folder / "fused.pdparams").output
         assert output is not None
@@ -46,7 +45,7 @@ def try_inference(_: Any) -> Told:
     """Write a network for Paddle Inference and run it there."""
     from reparam.adapters.paddle_files import open_predictor, run_predictor
 
-    with _folder() as folder:
+    with scratch_folder() as folder:
         predictor = open_predictor(*_program(folder, interpolate=False))
         (found,) = run_predictor(predictor, np.ones((1, 1, 4, 4), np.float32))
     _need_nines(found)
@@ -67,7 +66,7 @@ def try_graph(_: Any) -> Told:
     """Fuse an ONNX file of one convolution and one BatchNorm, and compare on onnxruntime."""
     from reparam.graph.pipeline import fuse_onnx
 
-    with _folder() as folder:
+    with scratch_folder() as folder:
         source = folder / "model.onnx"
         source.write_bytes(_normalised())
         fused = fuse_onnx(source)
@@ -161,7 +160,7 @@ def _normalised() -> bytes:
 def _converted(*, interpolate: bool) -> Told:
     from reparam.adapters.static_models import convert_static, find_static
 
-    with _folder() as folder:
+    with scratch_folder() as folder:
         program, parameters = _program(folder, interpolate=interpolate)
         converted = convert_static(find_static(program, parameters), folder)
     return {"repairs": converted.repairs}
@@ -196,9 +195,3 @@ def _need_nines(found: Any) -> None:
 def _need(holds: bool, otherwise: str) -> None:
     if not holds:
         raise ValueError(otherwise)
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    with TemporaryDirectory(prefix="reparam-doctor-") as folder:
-        yield Path(folder)

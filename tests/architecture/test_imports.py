@@ -118,3 +118,13 @@ def test_every_package_is_installed():
 def test_no_folder_is_named_like_a_package():
     names = {path.name for path in (ROOT / "reparam").iterdir() if path.is_dir()}
     assert not names & {*HEAVY, "numpy", "click", "rich", "safetensors"}
+
+
+def test_temporary_folders_are_made_in_one_place():
+    """The one that locks them, so that the next run clears away what a killed one left."""
+    makers = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.glob("reparam/**/*.py")
+        if "TemporaryDirectory" in (text := path.read_text()) or "mkdtemp" in text
+    }
+    assert makers == set()

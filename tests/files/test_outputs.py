@@ -7,11 +7,15 @@ import fcntl
 import os
 import signal
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from reparam import drafts
+from reparam.drafts import scratch_folder
 from reparam.errors import OutputError
 from reparam.files import check_output, whole_file, whole_files, whole_group
 
@@ -408,3 +412,46 @@ class TestWhere:
         (tmp_path / "file").write_text("")
         with pytest.raises(OutputError, match="no folder"):
             check_output(tmp_path / "file" / "x")
+
+
+class TestScratchFolder:
+    def test_a_killed_process_leaves_it_and_the_next_clears_it(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        code = (
+            "import os; from reparam.drafts import scratch_folder\n"
+            "with scratch_folder() as folder:\n"
+            "    (folder / 'x').touch(); print(folder, flush=True); input()\n"
+        )
+        command = [sys.executable, "-c", code]
+        variables = {**os.environ, "TMPDIR": str(tmp_path)}
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
+        ) as process:
+            left = Path(process.stdout.readline().strip())
+            with scratch_folder() as mine:
+                assert {*tmp_path.iterdir()} == {left.parent, mine.parent}  # of a living process
+            process.kill()
+        assert [*tmp_path.iterdir()] == [left.parent]
+        with scratch_folder() as mine:
+            assert [*tmp_path.iterdir()] == [mine.parent]
+            with whole_file(mine / "y", force=False) as draft:
+                draft.touch()
+            assert (mine / "y").exists()
+        assert not any(tmp_path.iterdir())
+
+    def test_one_that_was_cleared_before_it_was_locked_is_made_again(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        opened, real = [], os.open
+
+        def open_late(path, *arguments, **options):
+            if Path(path).parent == tmp_path and not opened:
+                opened.append(path)
+                handle = real(path, *arguments, **options)
+                Path(path).rmdir()  # as another run does, that came between
+                return handle
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(os, "open", open_late)
+        with scratch_folder() as mine:
+            assert opened
+            assert mine.is_dir()
